@@ -1,0 +1,370 @@
+/*
+ * icae.h - the whole public interface of libicae, an In-context Autoencoder (ICAE).
+ *
+ * ICAE (arXiv 2307.06945) turns a long text into a few *memory slots*: vectors that a language model
+ * reads in place of the text. From the slots the same model restores the text, continues it, or
+ * answers questions about it.
+ *
+ *   model     a base language model: immutable, may be shared by threads
+ *   adapter   what makes that model an ICAE (LoRA of the encoder, memory tokens): immutable
+ *   session   a model and an adapter at work: scratch memory and settings; one thread at a time
+ *   slots     a compressed text: a plain value that outlives all of them
+ *
+ * Simplest use (examples/ask.c is this program):
+ *
+ *     icae_model *model; icae_adapter *adapter; icae_session *session; icae_slots *slots;
+ *     if (icae_model_open(&model, "mistral-7b", NULL) < 0 ||
+ *         icae_adapter_open(&adapter, "icae.safetensors", model, NULL) < 0 ||
+ *         icae_session_new(&session, model, adapter, NULL) < 0 ||
+ *         icae_compress(&slots, session, text, text_size, NULL) < 0 ||
+ *         icae_ask(session, &(icae_part){.slots = slots}, 1, "Who wrote it?", NULL, print, NULL) < 0)
+ *         puts(icae_error_message());
+ *
+ * Conventions. Functions that can fail return ICAE_OK (0) or a negative ICAE_E… code; then
+ * icae_error_message() names the file, tensor, line or value and what was expected. Outputs come
+ * first. A pointer returned by value is borrowed until its owner is freed; a pointer to pointer is
+ * the caller's to free. Every free function accepts NULL. Texts are bytes with a size; they need not
+ * be valid UTF-8 unless stated. Option structs may be NULL or zero-filled for the defaults: a zero
+ * field always means "default". The library never prints, exits or aborts.
+ */
+#ifndef ICAE_H
+#define ICAE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ICAE_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define ICAE_API __attribute__((visibility("default")))
+#else
+#define ICAE_API
+#endif
+
+/* ---- errors ----------------------------------------------------------------------------------- */
+
+enum {
+    ICAE_OK = 0,
+    ICAE_EINVAL = -1,       /* an argument makes no sense */
+    ICAE_ENOMEM = -2,       /* no memory, or a memory limit reached */
+    ICAE_EIO = -3,          /* the operating system refused a read or write */
+    ICAE_EFORMAT = -4,      /* a file is damaged or not what it should be */
+    ICAE_ENOTFOUND = -5,    /* a file or tensor is missing */
+    ICAE_EUNSUPPORTED = -6, /* well formed, but not something this version can do */
+    ICAE_EDEVICE = -7,      /* an accelerator failed */
+    ICAE_ECANCELLED = -8,   /* a callback asked to stop */
+    ICAE_EMISMATCH = -9,    /* base, adapter and slots do not belong together */
+    ICAE_ELIMIT = -10,      /* longer than the model's positions, or another stated limit */
+    ICAE_EINEXACT = -11,    /* an exact restoration was asked for and is not possible */
+};
+
+/* One line about the last error of this thread; "" if there was none. Valid until the next error. */
+ICAE_API const char *icae_error_message(void);
+
+/* ---- callbacks -------------------------------------------------------------------------------- */
+
+/* Receives a piece of output text as it is made: whole UTF-8 characters unless the text itself is
+ * not UTF-8. Return 0 to go on, anything else to stop (the call then returns ICAE_ECANCELLED). */
+typedef int (*icae_text_fn)(void *user, const char *text, size_t size);
+
+/* Progress of long work: `done` of `total` in `unit` ("tokens"). Return 0 to go on. */
+typedef int (*icae_progress_fn)(void *user, const char *unit, uint64_t done, uint64_t total);
+
+/* ---- model ------------------------------------------------------------------------------------ */
+
+typedef struct icae_model icae_model;
+typedef struct icae_adapter icae_adapter;
+typedef struct icae_session icae_session;
+typedef struct icae_slots icae_slots;
+
+typedef enum { ICAE_COMPUTE_AUTO = 0, ICAE_COMPUTE_F32, ICAE_COMPUTE_BF16 } icae_compute;
+
+typedef struct icae_model_options {
+    icae_compute compute; /* auto: f32 for F32 weights, else bf16 products with f32 accumulation where
+                             the CPU has instructions for them, else f32 */
+    const char *template_name; /* chat template: "mistral", "llama2", "llama3", "chatml", "gemma",
+                                  "phi3", "icae", "none"; NULL: recognised from the model's files */
+} icae_model_options;
+
+/* Opens a base model: a Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a GGUF
+ * file. Weights are memory-mapped and stay on disk until used. NULL opens the bundled demo model. */
+ICAE_API int icae_model_open(icae_model **out, const char *path, const icae_model_options *options);
+ICAE_API void icae_model_free(icae_model *model);
+
+typedef struct icae_model_info {
+    const char *path, *architecture, *dtype, *compute, *chat_template;
+    const char *identity; /* 64 hex digits: SHA-256 over configuration, tensor names, shapes, samples */
+    int width, layers, heads, kv_heads, head_width, ffn_width, vocabulary, max_positions;
+    int sliding_window; /* rows; 0: none */
+    uint64_t parameters, bytes; /* of the weights */
+} icae_model_info;
+
+ICAE_API icae_model_info icae_model_describe(const icae_model *model);
+
+/* Token ids of a text. `special`: add what the tokenizer adds by itself (bos). *ids is the caller's
+ * (free with icae_free). Invalid UTF-8 is read as U+FFFD. */
+ICAE_API int icae_tokenize(int32_t **ids, size_t *count, const icae_model *model, const char *text,
+                           size_t size, bool special);
+ICAE_API int icae_detokenize(char **text, size_t *size, const icae_model *model, const int32_t *ids,
+                             size_t count, bool skip_special);
+ICAE_API void icae_free(void *memory); /* what icae_tokenize and its like returned */
+
+/* ---- adapter ---------------------------------------------------------------------------------- */
+
+/* What an adapter file of the published layouts does not say. Zero: from the file, or the published
+ * value (k 128, rate 4, alpha 32). Values that contradict the file are errors. */
+typedef struct icae_adapter_options {
+    int k;       /* memory slots a segment */
+    float rate;  /* text tokens a slot */
+    float alpha; /* LoRA scale is alpha / rank */
+    const char *positions; /* "sequential" or "spread" */
+    const char *slots;     /* "fixed" or "proportional" */
+    bool lm_token;         /* [LM] was trained */
+} icae_adapter_options;
+
+/* Opens an adapter for `model`: a v2 safetensors file or a published v1 .pt file. NULL opens the
+ * adapter that belongs to the bundled model. The adapter keeps a reference to `model`, which must
+ * outlive it. ICAE_EMISMATCH if the adapter was made for another base. */
+ICAE_API int icae_adapter_open(icae_adapter **out, const char *path, const icae_model *model,
+                               const icae_adapter_options *options);
+ICAE_API void icae_adapter_free(icae_adapter *adapter);
+
+/* Writes the v2 safetensors layout with metadata, atomically. */
+ICAE_API int icae_adapter_save(const icae_adapter *adapter, const char *path);
+
+typedef struct icae_adapter_info {
+    const char *path, *identity, *targets, *positions, *slots, *layout; /* layout: "v1", "v2" */
+    int k, rank;
+    float rate, alpha;
+    bool lm_token;
+    uint64_t parameters;
+} icae_adapter_info;
+
+ICAE_API icae_adapter_info icae_adapter_describe(const icae_adapter *adapter);
+
+/* ---- session ---------------------------------------------------------------------------------- */
+
+typedef struct icae_session_options {
+    int threads;        /* 0: one a physical core, as far as this process may use them */
+    uint64_t memory;    /* bound on scratch memory in bytes; 0: 256 MiB, or
+                           what a single segment needs if that is more */
+    icae_progress_fn progress;
+    void *user;
+} icae_session_options;
+
+/* `adapter` may be NULL: then only plain continuation (icae_continue of raw text) works. */
+ICAE_API int icae_session_new(icae_session **out, const icae_model *model,
+                              const icae_adapter *adapter, const icae_session_options *options);
+ICAE_API void icae_session_free(icae_session *session);
+
+/* ---- compress --------------------------------------------------------------------------------- */
+
+typedef struct icae_compress_options {
+    float rate;  /* tokens a slot, for adapters that serve several; 0: the adapter's */
+    bool check;  /* measure fidelity: one decoder pass over the text given its slots */
+    bool exact;  /* store corrections so that icae_restore returns the very bytes (implies check) */
+    bool int8;   /* keep slots as int8 with a scale a row (check then measures these) */
+    uint32_t span; /* tokens restored at a time: a longer text is checked and restored in spans of whole
+                      segments, each from its own slots; 0: the adapter's, or what the model can hold */
+} icae_compress_options;
+
+/* Compresses a text. ICAE_EINVAL if it is empty, ICAE_ELIMIT if the model cannot hold its slots. */
+ICAE_API int icae_compress(icae_slots **out, icae_session *session, const char *text, size_t size,
+                           const icae_compress_options *options);
+ICAE_API void icae_slots_free(icae_slots *slots);
+
+/* Slot files (.icae), docs/formats.md. Saving is atomic; opening verifies the checksum. */
+ICAE_API int icae_slots_save(const icae_slots *slots, const char *path);
+ICAE_API int icae_slots_open(icae_slots **out, const char *path);
+
+/* SHA-256 as 64 hex digits: what icae_slots_info.text_sha256 holds of the original text. */
+ICAE_API int icae_sha256(char hex[65], const void *data, size_t size);
+
+/* ICAE_EMISMATCH, naming both identities, unless the slots were made by this model and adapter. */
+ICAE_API int icae_slots_check(const icae_slots *slots, const icae_session *session);
+
+typedef struct icae_fidelity {
+    bool measured;
+    double loss;           /* mean negative log-likelihood a token, nats, given the slots */
+    double accuracy;       /* share of tokens that greedy decoding would get right */
+    uint64_t exact_prefix; /* tokens from the start that are all right */
+    uint64_t tokens;
+} icae_fidelity;
+
+typedef struct icae_slots_info {
+    uint64_t slots, tokens, segments, bytes; /* bytes: of the slot vectors */
+    uint64_t text_size;                      /* of the original, in bytes */
+    uint64_t span;                           /* tokens restored at a time */
+    int width;
+    const char *dtype;         /* "bf16" or "int8" */
+    const char *base, *adapter; /* identities */
+    const char *text_sha256;
+    icae_fidelity fidelity; /* of the whole text */
+    bool exact;             /* has corrections */
+    uint64_t corrections, correction_bytes;
+} icae_slots_info;
+
+ICAE_API icae_slots_info icae_slots_describe(const icae_slots *slots);
+
+typedef struct icae_segment_info {
+    uint64_t first_token, tokens, first_slot, slots;
+    icae_fidelity fidelity;
+} icae_segment_info;
+
+ICAE_API icae_segment_info icae_slots_segment(const icae_slots *slots, size_t segment);
+
+/* Token offsets (ascending) that greedy decoding would get wrong or nearly wrong; NULL, 0 if fidelity
+ * was not measured. Borrowed from `slots`. */
+ICAE_API const uint32_t *icae_slots_doubtful(const icae_slots *slots, size_t *count);
+
+/* Slot vectors as f32 [slots, width]; *values is the caller's (icae_free). */
+ICAE_API int icae_slots_values(float **values, const icae_slots *slots);
+
+/* ---- read the slots --------------------------------------------------------------------------- */
+
+typedef struct icae_sampling {
+    float temperature; /* 0: greedy */
+    int top_k;         /* 0: off */
+    float top_p;       /* 0 or 1: off */
+    float min_p;       /* 0: off */
+    uint64_t seed;
+    uint64_t max_tokens; /* 0: until eos or the model's limit */
+    bool ignore_eos;
+} icae_sampling;
+
+/* What a call has done; filled through a pointer that may be NULL. */
+typedef struct icae_result {
+    uint64_t prompt_rows;   /* rows read before the first generated token: tokens and slots */
+    uint64_t prompt_slots;  /* of them, slots */
+    uint64_t tokens;        /* generated */
+    double prompt_seconds, seconds; /* reading the prompt; all together */
+    const char *stop;       /* "eos", "length" (max_tokens), "limit" (the model's), "end" (restored all) */
+    bool exact;             /* restore: the bytes were verified by SHA-256 */
+} icae_result;
+
+typedef struct icae_generate_options {
+    icae_sampling sampling;
+    icae_result *result;
+} icae_generate_options;
+
+/* Restores the text of the slots, streaming it to `write`. With corrections (icae_compress_options
+ * .exact) the output is the original byte for byte, and ICAE_EINEXACT if that cannot be. */
+ICAE_API int icae_restore(icae_session *session, const icae_slots *slots,
+                          const icae_generate_options *options, icae_text_fn write, void *user);
+
+/* A part of a context: slots, or raw text if `slots` is NULL. */
+typedef struct icae_part {
+    const icae_slots *slots;
+    const char *text;
+    size_t size;
+} icae_part;
+
+/* Continues the text that the parts make up, in their order. */
+ICAE_API int icae_continue(icae_session *session, const icae_part *parts, size_t count,
+                           const icae_generate_options *options, icae_text_fn write, void *user);
+
+/* Answers `question` (a C string) about the parts, in their order. */
+ICAE_API int icae_ask(icae_session *session, const icae_part *parts, size_t count,
+                      const char *question, const icae_generate_options *options,
+                      icae_text_fn write, void *user);
+
+/* A conversation about the parts: keeps what was read and said between calls. The session must not
+ * be used for anything else while a reply is being made; it may be between replies. */
+typedef struct icae_chat icae_chat;
+ICAE_API int icae_chat_new(icae_chat **out, icae_session *session, const icae_part *parts,
+                           size_t count);
+ICAE_API int icae_chat_say(icae_chat *chat, const char *message,
+                           const icae_generate_options *options, icae_text_fn write, void *user);
+ICAE_API void icae_chat_free(icae_chat *chat);
+
+/* Measures how well the slots predict `text` (the text they were made from, or a candidate):
+ * fidelity of the whole. ICAE_EMISMATCH if the token counts differ. */
+ICAE_API int icae_verify(icae_fidelity *out, icae_session *session, const icae_slots *slots,
+                         const char *text, size_t size);
+
+/* ---- training --------------------------------------------------------------------------------- */
+
+/* A training run makes or improves an adapter; the base stays as it is. Pretraining restores and
+ * continues plain text, fine-tuning answers prompts about contexts (arXiv 2307.06945 §2.2, §2.3).
+ *
+ * A configuration is a list of keys with text values: the same keys in a TOML or JSON file, as flags
+ * of the command line, and in a checkpoint. Sources override each other however they are ordered:
+ * icae_train_config_set over a file over a preset over the defaults. */
+typedef struct icae_train_config icae_train_config;
+typedef enum { ICAE_PRETRAIN, ICAE_FINETUNE } icae_train_stage;
+
+ICAE_API int icae_train_config_new(icae_train_config **out, icae_train_stage stage);
+ICAE_API void icae_train_config_free(icae_train_config *config);
+/* A file of `key = value` lines (strings, numbers, booleans, arrays, comments: the TOML subset
+ * without sections), or one JSON object. */
+ICAE_API int icae_train_config_read(icae_train_config *config, const char *path);
+/* One key, as a flag gives it. A list takes one text with commas or a TOML array, and grows when it
+ * is set again. ICAE_EINVAL if there is no such key (the message names the nearest) or the value is
+ * not possible. Dashes in the key count as underscores. */
+ICAE_API int icae_train_config_set(icae_train_config *config, const char *key, const char *value);
+/* All keys with their values and meanings, as a file that icae_train_config_read reads back. */
+ICAE_API int icae_train_config_print(const icae_train_config *config, icae_text_fn write, void *user);
+
+typedef struct icae_train_key {
+    const char *name, *type, *fallback, *range, *help; /* type: "text", "number", "yes/no", "list", … */
+} icae_train_key;
+
+/* Key `index` of the table; false behind the last. Strings are valid until the next call. */
+ICAE_API bool icae_train_config_key(icae_train_key *out, const icae_train_config *config, size_t index);
+
+/* What a run has reached. Losses are nats a target token, NAN where nothing was measured; indices: 0
+ * restoring (AE), 1 continuing (LM), 2 answering (FT). */
+typedef struct icae_train_report {
+    uint64_t step, steps; /* steps 0: the end is set by tokens or hours */
+    uint64_t tokens, samples; /* of text, since the start of the run */
+    double loss[3];       /* of this step */
+    double average[3];    /* moving, about 50 steps */
+    double lr, norm;      /* norm: of the gradient before clipping */
+    double seconds, tokens_per_second, seconds_left; /* left: NAN if unknown */
+    double share_of_peak; /* products that must be done, against this machine's measured rate; NAN */
+    bool skipped;         /* loss or gradient was not finite: nothing was changed */
+    bool evaluated;       /* the fields below are new */
+    double eval_loss[3];
+    double accuracy, exact_prefix; /* restoring: shares of tokens right, and right from the start on */
+    double perplexity, perplexity_full, perplexity_none; /* continuation: slots, full text, no context */
+    bool best;
+} icae_train_report;
+
+/* Every function may be NULL. */
+typedef struct icae_train_callbacks {
+    void (*report)(void *user, const icae_train_report *report);     /* after each step */
+    void (*notice)(void *user, bool warning, const char *line);      /* one line, no newline */
+    bool (*stop)(void *user); /* true: write a checkpoint and return ICAE_ECANCELLED */
+    icae_progress_fn progress;                                       /* reading and tokenising */
+    void *user;
+} icae_train_callbacks;
+
+/* What a run would take. */
+typedef struct icae_train_estimate {
+    uint64_t weights, trained, scratch, total, available; /* bytes; trained: parameters and their state */
+    uint64_t parameters, disk;  /* trained numbers; bytes in the run's folder */
+    int recompute, batch_tokens;
+    double step_seconds, seconds; /* of one step; of the run, NAN if its length is unknown */
+    double tokens_per_second;
+    uint64_t documents, tokens;   /* of the training text */
+} icae_train_estimate;
+
+/* Trains as configured, in the folder `out`: last.safetensors, best.safetensors, metrics.jsonl and
+ * checkpoints. Under MPI (mpirun, srun) the processes share each step's samples. ICAE_ECANCELLED after
+ * a stop, with everything kept for `resume`. */
+ICAE_API int icae_train_run(const icae_train_config *config, const icae_train_callbacks *callbacks);
+ICAE_API int icae_train_measure(icae_train_estimate *out, const icae_train_config *config,
+                                const icae_train_callbacks *callbacks);
+
+/* Curves of a run's metrics.jsonl as one self-contained SVG. */
+ICAE_API int icae_train_plot(const char *run, const char *svg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
