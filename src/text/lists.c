@@ -1,0 +1,95 @@
+/*
+ * lists.c - growing lists of ids and of pieces, and what an encode call needs besides the tokenizer.
+ */
+#include "text/internal.h"
+
+#include <string.h>
+
+int ic_grow(void *array, size_t *capacity, size_t wanted, size_t size)
+{
+    if (wanted <= *capacity)
+        return ICAE_OK;
+    size_t bigger = IC_MAX(wanted, *capacity < 16 ? 32 : *capacity * 2);
+    void *memory;
+    memcpy(&memory, array, sizeof memory);
+    memory = ic_resize(memory, bigger, size);
+    if (!memory)
+        return ICAE_ENOMEM;
+    memcpy(array, &memory, sizeof memory);
+    *capacity = bigger;
+    return ICAE_OK;
+}
+
+int ic_ids_add(ic_ids *list, int32_t id)
+{
+    if (list->count == list->capacity) {
+        int rc = ic_grow(&list->ids, &list->capacity, list->count + 1, sizeof *list->ids);
+        if (rc < 0)
+            return rc;
+    }
+    list->ids[list->count++] = id;
+    return ICAE_OK;
+}
+
+int ic_ids_append(ic_ids *list, const int32_t *ids, size_t count)
+{
+    if (count == 0)
+        return ICAE_OK;
+    if (count > SIZE_MAX / sizeof *ids - list->count)
+        return ic_fail(ICAE_ENOMEM, "out of memory: %zu more ids wanted", count);
+    int rc = ic_grow(&list->ids, &list->capacity, list->count + count, sizeof *list->ids);
+    if (rc < 0)
+        return rc;
+    memcpy(list->ids + list->count, ids, count * sizeof *ids);
+    list->count += count;
+    return ICAE_OK;
+}
+
+void ic_ids_free(ic_ids *list)
+{
+    ic_free(list->ids);
+    *list = (ic_ids){0};
+}
+
+int ic_pieces_add(ic_pieces *p, size_t start, size_t size)
+{
+    if (size == 0)
+        return ICAE_OK;
+    if (p->count == p->capacity) {
+        int rc = ic_grow(&p->spans, &p->capacity, p->count + 1, sizeof *p->spans);
+        if (rc < 0)
+            return rc;
+    }
+    p->spans[p->count++] = (ic_span){start, size};
+    return ICAE_OK;
+}
+
+void ic_pieces_clear(ic_pieces *p)
+{
+    p->text.size = 0;
+    p->count = 0;
+    p->origin = 0;
+}
+
+void ic_pieces_free(ic_pieces *p)
+{
+    ic_buffer_free(&p->text);
+    ic_free(p->spans);
+    *p = (ic_pieces){0};
+}
+
+void ic_scratch_free(ic_scratch *s)
+{
+    ic_buffer_free(&s->valid);
+    ic_buffer_free(&s->normal);
+    ic_buffer_free(&s->other);
+    ic_buffer_free(&s->shadow);
+    ic_pieces_free(&s->pieces);
+    ic_pieces_free(&s->spare);
+    ic_free(s->events);
+    ic_free(s->symbols);
+    ic_free(s->heap);
+    ic_matcher_free(s->matcher);
+    ic_ids_free(&s->ids);
+    *s = (ic_scratch){0};
+}
