@@ -1,0 +1,238 @@
+/*
+ * linear.c - how a linear layer, its input gradient and its weight gradient are computed.
+ *
+ * Few rows: the weights are streamed once (gemv.inc). Many rows: oneDNN, on the weights as they lie
+ * if they have the type of the arithmetic, else block by block through a scratch that stays in cache:
+ * all threads decode a block, then all multiply it. Decoding is shared by all rows, so from some
+ * thirty rows on every weight format runs at the speed of the plain one.
+ */
+#include "backend/cpu/cpu.h"
+
+#include <omp.h>
+
+enum { QUANTUM = 256 /* columns of quantised weights are cut at multiples of this */ };
+
+static void product(ic_cpu *cpu, const ic_product *p)
+{
+    if (!ic_matmul_run(cpu->matmul, p))
+        ic_product_own(cpu, p);
+}
+
+/* The type in which products run for activations of type t. */
+static ic_dtype arithmetic(const ic_cpu *cpu, ic_dtype t)
+{
+    return t == IC_BF16 && !cpu->k->bf16_dot ? IC_F32 : t;
+}
+
+/* Rows of m, columns c … c+n-1, as `type` into dst without gaps; rows shared out to threads. */
+static void decode_block(const ic_cpu *cpu, void *dst, ic_dtype type, ic_mat m, int row, int rows,
+                         int c, int n)
+{
+    size_t out = ic_row_bytes(type, (size_t)n), skip = ic_row_bytes(m.dtype, (size_t)c);
+    bool parallel = (int64_t)rows * n >= IC_SERIAL_WORK;
+#pragma omp parallel for num_threads(cpu->threads) if (parallel) schedule(static)
+    for (int i = 0; i < rows; i++)
+        cpu->k->decode((char *)dst + (size_t)i * out, type == IC_BF16,
+                       (const char *)ic_mat_row(m, (size_t)(row + i)) + skip, m.dtype, (size_t)n);
+}
+
+/* ---- few rows --------------------------------------------------------------------------------- */
+
+static bool gemv_fits(const ic_cpu *cpu, ic_mat x, ic_mat w)
+{
+    return x.rows <= IC_GEMV_ROWS && ic_dtypes[w.dtype].bytes &&
+           (w.dtype <= IC_BF16 || ic_dtypes[w.dtype].quantised) &&
+           (size_t)x.rows * (size_t)x.cols * sizeof(float) <= cpu->rows_size;
+}
+
+static void gemv(ic_cpu *cpu, ic_gemv g)
+{
+    bool pairs = g.x.dtype == IC_BF16 && g.w.dtype == IC_BF16 && cpu->k->bf16_dot;
+    if (g.x.dtype != IC_F32 && !pairs) {
+        ic_mat x = ic_mat_of(cpu->rows, IC_F32, g.x.rows, g.x.cols);
+        for (size_t t = 0; t < (size_t)x.rows; t++)
+            cpu->k->decode(ic_mat_row(x, t), false, ic_mat_row(g.x, t), g.x.dtype, (size_t)x.cols);
+        g.x = x;
+    }
+    int64_t work = (int64_t)g.w.rows * g.w.cols * g.x.rows;
+    int threads = work < IC_SERIAL_WORK ? 1 : cpu->threads;
+    if (threads == 1) {
+        cpu->k->gemv(&g, 0, g.w.rows);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        int first, end;
+        ic_share(g.w.rows, 4, omp_get_thread_num(), omp_get_num_threads(), &first, &end);
+        cpu->k->gemv(&g, first, end);
+    }
+}
+
+/* ---- linear ----------------------------------------------------------------------------------- */
+
+/* y = x w^T where both already have the type of the arithmetic, or through decoded blocks of w. */
+static void linear_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, const float *bias, float alpha,
+                      bool accumulate)
+{
+    size_t row = ic_row_bytes(x.dtype, (size_t)w.cols), y_size = (size_t)ic_dtypes[y.dtype].bytes;
+    bool direct = w.dtype == x.dtype;
+    int step = direct ? w.rows : (int)IC_MIN((size_t)w.rows, cpu->weights_size / row);
+    for (int n = 0; n < w.rows; n += step) {
+        int count = IC_MIN(step, w.rows - n);
+        if (!direct)
+            decode_block(cpu, cpu->weights, x.dtype, w, n, count, 0, w.cols);
+        product(cpu, &(ic_product){
+                         .a = x.data,
+                         .lda = x.stride,
+                         .b = direct ? w.data : cpu->weights,
+                         .ldb = direct ? w.stride : (size_t)w.cols,
+                         .tb = true,
+                         .c = (char *)y.data + (size_t)n * y_size,
+                         .ldc = y.stride,
+                         .m = x.rows,
+                         .n = count,
+                         .k = w.cols,
+                         .in = x.dtype,
+                         .out = y.dtype,
+                         .bias = bias ? bias + n : NULL,
+                         .alpha = alpha,
+                         .accumulate = accumulate,
+                     });
+    }
+}
+
+void ic_cpu_linear(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, const float *bias, float alpha,
+                   bool accumulate)
+{
+    ic_cpu *cpu = ic_cpu_of(be);
+    size_t row = (size_t)w.cols * sizeof(float);
+    if (x.rows <= 0 || w.rows <= 0)
+        return;
+    if (gemv_fits(cpu, x, w)) {
+        gemv(cpu, (ic_gemv){y, x, w, bias, alpha, accumulate});
+        return;
+    }
+    if (!ic_is_act(x.dtype) || row > cpu->weights_size || row > cpu->rows_size) {
+        cpu->ref.linear(be, y, x, w, bias, alpha, accumulate);
+        return;
+    }
+    if (arithmetic(cpu, x.dtype) == x.dtype) {
+        linear_in(cpu, y, x, w, bias, alpha, accumulate);
+        return;
+    }
+    int step = (int)IC_MIN((size_t)x.rows, cpu->rows_size / row);
+    for (int t = 0; t < x.rows; t += step) {
+        int count = IC_MIN(step, x.rows - t);
+        decode_block(cpu, cpu->rows, IC_F32, x, t, count, 0, x.cols);
+        linear_in(cpu, ic_mat_rows(y, t, count), ic_mat_of(cpu->rows, IC_F32, count, x.cols), w, bias,
+                  alpha, accumulate);
+    }
+}
+
+/* ---- input gradient --------------------------------------------------------------------------- */
+
+/* Blocks of w are whole columns as far as they fit, so that the sum over N is one product. */
+static void linear_t_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, float alpha, bool accumulate)
+{
+    size_t size = (size_t)ic_dtypes[x.dtype].bytes, y_size = (size_t)ic_dtypes[y.dtype].bytes;
+    bool direct = w.dtype == x.dtype;
+    int cols = w.cols, rows = w.rows;
+    if (!direct) {
+        size_t fit = cpu->weights_size / size / (size_t)w.rows / QUANTUM * QUANTUM;
+        cols = (int)IC_MIN((size_t)w.cols, IC_MAX(fit, (size_t)QUANTUM));
+        rows = (int)IC_MIN((size_t)w.rows, cpu->weights_size / size / (size_t)cols);
+    }
+    for (int c = 0; c < w.cols; c += cols) {
+        int width = IC_MIN(cols, w.cols - c);
+        for (int n = 0; n < w.rows; n += rows) {
+            int count = IC_MIN(rows, w.rows - n);
+            if (!direct)
+                decode_block(cpu, cpu->weights, x.dtype, w, n, count, c, width);
+            product(cpu, &(ic_product){
+                             .a = (char *)x.data + (size_t)n * size,
+                             .lda = x.stride,
+                             .b = direct ? w.data : cpu->weights,
+                             .ldb = direct ? w.stride : (size_t)width,
+                             .c = (char *)y.data + (size_t)c * y_size,
+                             .ldc = y.stride,
+                             .m = x.rows,
+                             .n = width,
+                             .k = count,
+                             .in = x.dtype,
+                             .out = y.dtype,
+                             .alpha = alpha,
+                             .accumulate = accumulate || n > 0,
+                         });
+        }
+    }
+}
+
+void ic_cpu_linear_t(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, float alpha, bool accumulate)
+{
+    ic_cpu *cpu = ic_cpu_of(be);
+    size_t row = (size_t)x.cols * sizeof(float);
+    if (x.rows <= 0 || w.cols <= 0)
+        return;
+    if (!ic_is_act(x.dtype) || row > cpu->rows_size) {
+        cpu->ref.linear_t(be, y, x, w, alpha, accumulate);
+        return;
+    }
+    if (arithmetic(cpu, x.dtype) == x.dtype) {
+        linear_t_in(cpu, y, x, w, alpha, accumulate);
+        return;
+    }
+    int step = (int)IC_MIN((size_t)x.rows, cpu->rows_size / row);
+    for (int t = 0; t < x.rows; t += step) {
+        int count = IC_MIN(step, x.rows - t);
+        decode_block(cpu, cpu->rows, IC_F32, x, t, count, 0, x.cols);
+        linear_t_in(cpu, ic_mat_rows(y, t, count), ic_mat_of(cpu->rows, IC_F32, count, x.cols), w,
+                    alpha, accumulate);
+    }
+}
+
+/* ---- weight gradient -------------------------------------------------------------------------- */
+
+static void outer_in(ic_cpu *cpu, ic_mat y, ic_mat a, ic_mat b, float alpha)
+{
+    product(cpu, &(ic_product){
+                     .a = a.data,
+                     .lda = a.stride,
+                     .ta = true,
+                     .b = b.data,
+                     .ldb = b.stride,
+                     .c = y.data,
+                     .ldc = y.stride,
+                     .m = y.rows,
+                     .n = y.cols,
+                     .k = a.rows,
+                     .in = a.dtype,
+                     .out = IC_F32,
+                     .alpha = alpha,
+                     .accumulate = true,
+                 });
+}
+
+void ic_cpu_outer(ic_backend *be, ic_mat y, ic_mat a, ic_mat b, float alpha)
+{
+    ic_cpu *cpu = ic_cpu_of(be);
+    size_t row = ((size_t)a.cols + (size_t)b.cols) * sizeof(float);
+    if (a.rows <= 0)
+        return;
+    if (!ic_is_act(a.dtype) || !ic_is_act(b.dtype) || row > cpu->rows_size) {
+        cpu->ref.outer(be, y, a, b, alpha);
+        return;
+    }
+    if (a.dtype == b.dtype && arithmetic(cpu, a.dtype) == a.dtype) {
+        outer_in(cpu, y, a, b, alpha);
+        return;
+    }
+    int step = (int)IC_MIN((size_t)a.rows, cpu->rows_size / row);
+    for (int t = 0; t < a.rows; t += step) {
+        int count = IC_MIN(step, a.rows - t);
+        float *second = (float *)cpu->rows + (size_t)count * (size_t)a.cols;
+        decode_block(cpu, cpu->rows, IC_F32, a, t, count, 0, a.cols);
+        decode_block(cpu, second, IC_F32, b, t, count, 0, b.cols);
+        outer_in(cpu, y, ic_mat_of(cpu->rows, IC_F32, count, a.cols),
+                 ic_mat_of(second, IC_F32, count, b.cols), alpha);
+    }
+}
