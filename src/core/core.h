@@ -1,0 +1,244 @@
+/*
+ * core.h - ICAE itself: adapter, slots, sessions, what a decoder reads, corrections.
+ *
+ * Special tokens have negative ids inside the library (there is no text id below 0): memory tokens
+ * and [AE], [LM], [FT] are rows of the adapter's embedding table.
+ */
+#ifndef IC_CORE_H
+#define IC_CORE_H
+
+#include "model/model.h"
+
+/* ---- adapter (adapter.c) ---------------------------------------------------------------------- */
+
+/* One tensor of the adapter under its published name. */
+typedef struct ic_adapter_tensor {
+    char *name;
+    ic_mat m;          /* as used: rows of lora_B in the base's own order */
+    const int32_t *row_of; /* published row i is row row_of[i] of m; NULL: the same order */
+} ic_adapter_tensor;
+
+struct icae_adapter {
+    char *path;
+    const icae_model *model;
+    char layout[4];           /* "v1", "v2" */
+    int k, rank;
+    float rate, alpha;
+    float rates[8];           /* rates it was trained for; rates_count 0: only `rate` */
+    int rates_count;
+    bool lm_token;            /* [LM] was trained */
+    bool bos;                 /* texts are compressed with the tokenizer's bos in front: metadata `bos`; without
+                                 it true for published files (no metadata), false for ours */
+    int span;                 /* tokens that restoration was trained for; metadata `span`; 0: no limit */
+    bool spread;              /* positions = spread, else sequential */
+    bool proportional;        /* slots = proportional, else fixed */
+    char targets[128];        /* "q_proj,v_proj" */
+    char identity[65];
+    char base_identity[65];   /* "" if the file does not say */
+    ic_mat memory;            /* [k + 3, D]: memory tokens, [AE], [LM], [FT]; any float type */
+    ic_lora *lora;            /* [layers][IC_TARGETS]; mats point into the file where they can */
+    ic_lora_set set;          /* scale = alpha / rank, over `lora` */
+    ic_adapter_tensor *tensors;
+    size_t tensor_count;
+    /* owned */
+    ic_safetensors file;
+    ic_pt pt;
+    void **owned;
+    size_t owned_count;
+};
+
+/* ---- segments and positions (segment.c): DESIGN semantics, pure arithmetic -------------------- */
+
+/* Segment count of `tokens` tokens at k slots and rate r: ceil(tokens / (k r)); each has
+ * ceil(tokens / n) tokens, the last fewer. */
+int ic_segment_count(const icae_adapter *a, float rate, uint64_t tokens);
+int ic_segment_tokens(const icae_adapter *a, float rate, uint64_t tokens, int segment);
+/* Slots of a segment of `tokens` tokens. */
+int ic_segment_slots(const icae_adapter *a, float rate, int tokens);
+/* Position of slot j of the `slots` slots of a segment of `tokens` tokens that starts at 0: spread
+ * (j + 1/2) tokens / slots - 1/2 in double. */
+double ic_slot_position(int j, int slots, int tokens);
+/* Where it stands behind the first of them, or of the text's start, by the adapter's scheme. */
+static inline double ic_slot_at(const icae_adapter *a, int j, int slots, int tokens)
+{
+    return a->spread ? ic_slot_position(j, slots, tokens) : j;
+}
+
+/* ---- slots (slots.c) -------------------------------------------------------------------------- */
+
+typedef struct ic_segment {
+    uint32_t tokens, slots;
+    double loss_sum;     /* nats, over tokens; fidelity only if slots->measured */
+    uint32_t right;      /* tokens that greedy decoding gets right */
+    uint32_t prefix;     /* right tokens from the segment's start */
+} ic_segment;
+
+struct icae_slots {
+    int width;
+    uint64_t count, tokens, text_size;
+    ic_dtype dtype;      /* BF16 or I8; F32 never leaves memory */
+    void *values;        /* [count, width] */
+    float *scales;       /* [count] for I8: value = scale * int8; else NULL */
+    ic_segment *segment;
+    uint32_t segments;
+    char base[65], adapter[65], text_sha256[65];
+    float rate;
+    uint64_t span;       /* tokens restored at a time (metadata `span`); at least one segment is */
+    bool measured;
+    uint64_t prefix;     /* exact prefix of the whole text, tokens */
+    uint32_t *doubtful;  /* token offsets */
+    size_t doubtful_count;
+    ic_buffer corrections; /* size 0: none; exact.c */
+    uint64_t correction_count;
+};
+
+/* An empty value for `segments` segments and `count` slots, dtype as asked. */
+int ic_slots_new(icae_slots **out, int width, uint64_t count, uint32_t segments, ic_dtype dtype);
+/* Stores f32 rows [n, width] as slots first … first + n - 1 in the slots' dtype. */
+void ic_slots_put(icae_slots *s, uint64_t first, const float *rows, uint64_t n);
+/* Slots first … as f32 rows. */
+void ic_slots_get(float *rows, const icae_slots *s, uint64_t first, uint64_t n);
+
+/* ---- exactness (exact.c) ---------------------------------------------------------------------- */
+
+/* Corrections are a self-contained byte string: tokens that greedy decoding would get wrong or nearly
+ * wrong, with their offsets, and a patch from the decoded text to the original bytes. */
+typedef struct ic_correction {
+    uint32_t at;   /* token offset */
+    int32_t id;    /* the right token */
+} ic_correction;
+
+/* `decoded` is the tokenizer's text for the right ids, `original` the input's bytes. */
+int ic_exact_encode(ic_buffer *out, const ic_correction *c, size_t count, const char *decoded,
+                    size_t decoded_size, const char *original, size_t original_size);
+/* *c is the caller's (ic_free). `vocabulary`, `tokens`: bounds for ids and offsets. */
+int ic_exact_decode_corrections(ic_correction **c, size_t *count, const void *blob, size_t size,
+                                int vocabulary, uint64_t tokens);
+/* Applies the patch: appends the original to *out. */
+int ic_exact_apply_patch(ic_buffer *out, const void *blob, size_t size, const char *decoded,
+                         size_t decoded_size, uint64_t original_size);
+
+/* ---- session (session.c) ---------------------------------------------------------------------- */
+
+struct icae_session {
+    const icae_model *model;
+    const icae_adapter *adapter; /* may be NULL */
+    ic_backend *be, *counting;
+    ic_arena arena;
+    ic_dtype act;
+    uint64_t memory;             /* bound on the arena */
+    icae_progress_fn progress;
+    void *user;
+};
+
+/* Reserves the arena for whatever `body` takes when run on the counting backend. */
+typedef void (*ic_body_fn)(ic_run *r, void *argument);
+int ic_session_run(icae_session *s, ic_body_fn body, void *argument);
+/* Bytes that it would take. */
+size_t ic_session_measure(icae_session *s, ic_body_fn body, void *argument);
+
+/* ---- what a decoder reads (prompt.c) ---------------------------------------------------------- */
+
+enum { IC_AE = -1, IC_LM = -2, IC_FT = -3, IC_SLOT = -4 }; /* memory token j: -16 - j */
+
+/* Rows of a decoder's input: text ids, special tokens and slots, with their positions. */
+typedef struct ic_prompt {
+    const icae_session *session;
+    int32_t *id;         /* text id, or IC_AE …, or IC_SLOT */
+    const float **slot;  /* row of an IC_SLOT; else NULL */
+    float *pos;
+    int rows, capacity, slots;
+    double next;         /* position of the next token */
+    float **owned;       /* slot values */
+    size_t owned_count;
+} ic_prompt;
+
+void ic_prompt_begin(ic_prompt *p, const icae_session *s);
+int ic_prompt_ids(ic_prompt *p, const int32_t *ids, size_t count); /* text and special ids */
+/* The slots of `count` segments from `first` on, at the positions that the adapter's scheme gives them.
+ * *start (may be NULL): the position where their text begins. */
+int ic_prompt_slots(ic_prompt *p, const icae_slots *slots, uint32_t first, uint32_t count,
+                    double *start);
+/* ICAE_ELIMIT, with the numbers, unless `more` tokens fit behind the prompt. */
+int ic_prompt_fits(const ic_prompt *p, uint64_t more, const char *what);
+void ic_prompt_free(ic_prompt *p);
+
+enum { IC_READ_CHUNK = 512 }; /* rows read at a time: enough for full speed, little scratch */
+
+/* Rows of one prompt to be read together with those of others. */
+typedef struct ic_read {
+    const ic_prompt *prompt;
+    int first, count;       /* its rows */
+    ic_kv *kv;              /* what was read before and where this goes (grows); NULL in all: neither */
+    const int32_t *targets; /* of its last `scored` rows */
+    int scored;
+    ic_score *scores;
+    float *logits;          /* [V] of its last row; or NULL */
+} ic_read;
+
+/* Runs the base (no LoRA) over the rows of all prompts as one packed batch; advances the caches. */
+int ic_read_rows(icae_session *s, const ic_read *reads, int count);
+
+/* Runs the base over rows first … first + count - 1 of one prompt, behind what `kv` holds
+ * (NULL: nothing before, nothing kept). Scores of the last `scored` rows against `targets`, and/or the
+ * logits of the last row [V]. Long prompts are read in chunks. */
+int ic_prompt_read(icae_session *s, const ic_prompt *p, int first, int count, ic_kv *kv,
+                   const int32_t *targets, int scored, ic_score *scores, float *logits);
+
+/* ---- compress (encode.c, compress.c) ---------------------------------------------------------- */
+
+/* The segments of ids, through base + LoRA, as one packed batch (or several, within the memory
+ * bound): slots [total slots, D] f32 in order. *values is the caller's. */
+int ic_encode(float **values, uint64_t *count, icae_session *s, const int32_t *ids, uint64_t tokens,
+              float rate);
+
+/* Slots of ids as icae_compress makes them from a text, without its checksum and fidelity. */
+int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
+                    const icae_compress_options *options);
+
+/* ---- spans and fidelity (fidelity.c) ---------------------------------------------------------- */
+
+/* A run of whole segments that is checked and restored by itself. */
+typedef struct ic_span {
+    uint32_t first_segment, segments;
+    uint64_t first_token, tokens;
+} ic_span;
+
+/* The span that starts at segment `first`; false when there is none. */
+bool ic_span_at(ic_span *out, const icae_slots *slots, uint32_t first);
+/* [slots of the span][AE]: what restoration reads. *start: position of the first restored token. */
+int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots, const ic_span *span);
+/* Scores of every token of ids given the slots: scores [slots->tokens], the caller's. */
+int ic_slots_score(ic_score *scores, icae_session *s, const icae_slots *slots, const int32_t *ids);
+
+/* Ids of a text to be compressed: added special tokens written out in it are ordinary text. */
+int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, size_t size);
+
+/* ---- questions (read.c) ----------------------------------------------------------------------- */
+
+/* What the decoder reads for a question about the parts, up to where the answer begins. */
+int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
+                  const char *question);
+/* The token that ends a reply besides eos; -1: none. */
+int32_t ic_end_of_turn(const icae_session *s);
+
+/* ---- generation (generate.c) ------------------------------------------------------------------ */
+
+/* One reply: what it may become, where it goes. */
+typedef struct ic_generation {
+    icae_sampling sampling;
+    const ic_correction *corrections; /* forced ids by index of the generated token, ascending */
+    size_t correction_count;
+    uint64_t expected;    /* restoring: stop after so many tokens; 0: unknown */
+    bool through_eos;     /* do not stop at eos */
+    int32_t end_of_turn;  /* ends a reply besides eos; -1: none */
+    int (*take)(void *user, int32_t id); /* each generated id but the one that ends; 0 to go on */
+    void *user;
+    icae_result result;   /* out, except `exact` */
+} ic_generation;
+
+/* Reads the prompt's rows from `first` on into *kv (made or grown as needed), then generates. The
+ * generated tokens become rows of the prompt; all but the last are in the cache. */
+int ic_generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g);
+
+#endif

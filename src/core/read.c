@@ -1,0 +1,407 @@
+/*
+ * read.c - reading slots: restore, continue, ask, chat.
+ *
+ * Each builds the prompt that the method prescribes (ICAE §2.3, published code v1 and v2) and lets
+ * generate.c write. Raw text may stand wherever slots may.
+ */
+#include "core/core.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- where generated ids go ------------------------------------------------------------------- */
+
+/* Streams text to the caller's function, or gathers it. */
+typedef struct output {
+    ic_stream_decoder decoder;
+    icae_text_fn write; /* NULL: gather in `text` */
+    void *user;
+    ic_buffer text;
+    int rc;
+    const icae_session *session;
+    uint64_t done, total; /* progress of a gathered restoration */
+} output;
+
+static int deliver(output *o, const char *piece, size_t size)
+{
+    if (!size)
+        return 0;
+    return o->write ? o->write(o->user, piece, size) : ic_buffer_add(&o->text, piece, size);
+}
+
+static int take_id(void *user, int32_t id)
+{
+    output *o = user;
+    const char *piece;
+    size_t size;
+    if ((o->rc = ic_stream_add(&o->decoder, id, &piece, &size)) < 0)
+        return o->rc;
+    const icae_session *s = o->session;
+    if (o->total && s->progress && s->progress(s->user, "tokens", ++o->done, o->total))
+        return 1;
+    return deliver(o, piece, size);
+}
+
+/* Runs one generation whose text goes to `o`; the stream decoder's rest is delivered too. */
+static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
+{
+    const char *piece;
+    size_t size;
+    g->take = take_id;
+    g->user = o;
+    o->rc = ICAE_OK;
+    ic_stream_begin(&o->decoder, s->model->tokenizer, true);
+    int rc = ic_generate(s, p, first, kv, g);
+    if (rc == ICAE_ECANCELLED && o->rc < 0)
+        rc = o->rc; /* the decoder failed, nobody asked to stop; its message stands */
+    if (rc == ICAE_OK)
+        rc = ic_stream_end(&o->decoder, &piece, &size);
+    if (rc == ICAE_OK && deliver(o, piece, size))
+        rc = ic_fail(ICAE_ECANCELLED, "writing was stopped");
+    ic_stream_free(&o->decoder);
+    return rc;
+}
+
+static int check_sampling(const icae_sampling *s)
+{
+    if (s->temperature < 0 || !isfinite(s->temperature) || s->top_k < 0 ||
+        !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
+        return ic_fail(ICAE_EINVAL, "sampling: temperature and top-k must not be negative, top-p and "
+                                    "min-p lie between 0 and 1");
+    return ICAE_OK;
+}
+
+static int begin(ic_generation *g, const icae_session *s, const icae_generate_options *options,
+                 icae_text_fn write)
+{
+    *g = (ic_generation){.end_of_turn = -1};
+    if (options)
+        g->sampling = options->sampling;
+    g->through_eos = g->sampling.ignore_eos;
+    if (!write)
+        return ic_fail(ICAE_EINVAL, "there is nowhere to write to");
+    if (!s->model->tokenizer)
+        return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be written",
+                       s->model->path);
+    return check_sampling(&g->sampling);
+}
+
+static void finish(const ic_generation *g, const icae_generate_options *options)
+{
+    if (options && options->result)
+        *options->result = g->result;
+}
+
+/* ---- restore ---------------------------------------------------------------------------------- */
+
+/* Corrections of one span, renumbered from its first token. */
+static void span_corrections(ic_generation *g, ic_correction *all, size_t count, const ic_span *span)
+{
+    size_t i = 0;
+    while (i < count && all[i].at < span->first_token)
+        i++;
+    g->corrections = all + i;
+    g->correction_count = 0;
+    for (; i < count && all[i].at < span->first_token + span->tokens; i++, g->correction_count++)
+        all[i].at -= (uint32_t)span->first_token;
+}
+
+static int restore_spans(icae_session *s, const icae_slots *slots, ic_generation *g,
+                         ic_correction *corrections, size_t count, output *o)
+{
+    int rc = ICAE_OK;
+    icae_result total = {0};
+    uint64_t left = g->sampling.max_tokens;
+    ic_span span;
+    ic_prompt p = {0};
+    ic_kv *kv = NULL;
+    for (uint32_t at = 0; ic_span_at(&span, slots, at); at += span.segments) {
+        IC_TRY(ic_span_prompt(&p, s, slots, &span));
+        IC_TRY(ic_prompt_fits(&p, span.tokens, "restoring"));
+        if (corrections)
+            span_corrections(g, corrections, count, &span);
+        g->expected = span.tokens;
+        g->sampling.max_tokens = left;
+        IC_TRY(generate(s, &p, 0, &kv, g, o));
+        total.prompt_rows += g->result.prompt_rows;
+        total.prompt_slots += g->result.prompt_slots;
+        total.tokens += g->result.tokens;
+        total.prompt_seconds += g->result.prompt_seconds;
+        total.seconds += g->result.seconds;
+        total.stop = g->result.stop;
+        ic_prompt_free(&p);
+        kv->rows = 0;
+        if (left && !(left -= IC_MIN(left, g->result.tokens)))
+            break;
+    }
+done:
+    g->result = total;
+    ic_prompt_free(&p);
+    ic_kv_free(kv);
+    return rc;
+}
+
+/* Gathers the decoded text, mends it, and hands out the bytes only once they are proven. */
+static int restore_exact(icae_session *s, const icae_slots *slots, ic_generation *g, output *o,
+                         icae_text_fn write, void *user)
+{
+    int rc = ICAE_OK;
+    size_t count = 0;
+    ic_correction *c = NULL;
+    ic_buffer original = {0};
+    char sha[65];
+    ic_dtype act = s->act;
+    s->act = IC_F32;
+    g->sampling = (icae_sampling){0};
+    g->through_eos = true;
+    o->write = NULL;
+    o->total = slots->tokens;
+    IC_TRY(ic_exact_decode_corrections(&c, &count, slots->corrections.data, slots->corrections.size,
+                                       s->model->config.vocabulary, slots->tokens));
+    IC_TRY(restore_spans(s, slots, g, c, count, o));
+    rc = ic_exact_apply_patch(&original, slots->corrections.data, slots->corrections.size,
+                              o->text.data ? o->text.data : "", o->text.size, slots->text_size);
+    if (rc == ICAE_OK)
+        IC_TRY(ic_hash_of(sha, original.data, original.size));
+    if (rc == ICAE_EFORMAT || (rc == ICAE_OK && strcmp(sha, slots->text_sha256))) {
+        rc = ic_fail(ICAE_EINEXACT, "the restored text is not the original (SHA-256 differs): this "
+                                    "machine decodes differently; nothing was written");
+        goto done;
+    }
+    IC_TRY(rc);
+    g->result.exact = true;
+    if (write(user, original.data, original.size))
+        rc = ic_fail(ICAE_ECANCELLED, "writing was stopped");
+done:
+    s->act = act;
+    ic_free(c);
+    ic_buffer_free(&original);
+    return rc;
+}
+
+int icae_restore(icae_session *s, const icae_slots *slots, const icae_generate_options *options,
+                 icae_text_fn write, void *user)
+{
+    int rc = ICAE_OK;
+    ic_generation g;
+    output o = {.write = write, .user = user, .session = s};
+    IC_TRY(begin(&g, s, options, write));
+    IC_TRY(icae_slots_check(slots, s));
+    if (slots->corrections.size && !g.sampling.max_tokens)
+        IC_TRY(restore_exact(s, slots, &g, &o, write, user));
+    else
+        IC_TRY(restore_spans(s, slots, &g, NULL, 0, &o));
+    finish(&g, options);
+done:
+    ic_buffer_free(&o.text);
+    return rc;
+}
+
+/* ---- prompts of parts ------------------------------------------------------------------------- */
+
+static int add_text(ic_prompt *p, const char *text, size_t size)
+{
+    ic_ids ids = {0};
+    int rc = ic_tokenizer_encode_untrusted(&ids, p->session->model->tokenizer, text, size, false);
+    if (rc == ICAE_OK)
+        rc = ic_prompt_ids(p, ids.ids, ids.count);
+    ic_ids_free(&ids);
+    return rc;
+}
+
+static int add_special(ic_prompt *p, int32_t special)
+{
+    return ic_prompt_ids(p, &special, 1);
+}
+
+/* The parts in their order; raw texts that follow each other are kept apart by a blank line.
+ * `mark`: a special token behind the last slots, or 0. */
+static int add_parts(ic_prompt *p, const icae_part *parts, size_t count, int32_t mark)
+{
+    int rc = ICAE_OK;
+    size_t last_slots = count;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].slots)
+            last_slots = i;
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].slots) {
+            IC_TRY(icae_slots_check(parts[i].slots, p->session));
+            IC_TRY(ic_prompt_slots(p, parts[i].slots, 0, parts[i].slots->segments, NULL));
+        } else {
+            if (i && !parts[i - 1].slots)
+                IC_TRY(add_text(p, "\n\n", 2));
+            IC_TRY(add_text(p, parts[i].text, parts[i].size));
+        }
+        if (mark && i == last_slots)
+            IC_TRY(add_special(p, mark));
+    }
+done:
+    return rc;
+}
+
+static bool has_slots(const icae_part *parts, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].slots)
+            return true;
+    return false;
+}
+
+int icae_continue(icae_session *s, const icae_part *parts, size_t count,
+                  const icae_generate_options *options, icae_text_fn write, void *user)
+{
+    int rc = ICAE_OK;
+    ic_generation g;
+    output o = {.write = write, .user = user, .session = s};
+    ic_prompt p;
+    ic_kv *kv = NULL;
+    ic_prompt_begin(&p, s);
+    IC_TRY(begin(&g, s, options, write));
+    bool slots = has_slots(parts, count);
+    if (!slots && s->model->config.bos >= 0)
+        IC_TRY(ic_prompt_ids(&p, &s->model->config.bos, 1));
+    IC_TRY(add_parts(&p, parts, count, slots && s->adapter->lm_token ? IC_LM : 0));
+    if (!p.rows) {
+        rc = ic_fail(ICAE_EINVAL, "there is nothing to continue");
+        goto done;
+    }
+    IC_TRY(ic_prompt_fits(&p, 1, "the prompt"));
+    IC_TRY(generate(s, &p, 0, &kv, &g, &o));
+    finish(&g, options);
+done:
+    ic_prompt_free(&p);
+    ic_kv_free(kv);
+    return rc;
+}
+
+/* ---- questions -------------------------------------------------------------------------------- */
+
+struct icae_chat {
+    icae_session *session;
+    ic_prompt prompt;
+    ic_kv *kv;
+    int read;    /* prompt rows that are in the cache */
+    bool slots;  /* some part is slots */
+    bool plain;  /* v1 adapters: no template, [FT] on both sides */
+    int turns;
+};
+
+int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count)
+{
+    int rc = ICAE_OK;
+    const icae_model *m = s->model;
+    ic_ids left = {0};
+    icae_chat *c = ic_alloc(1, sizeof *c);
+    if (!c)
+        return ICAE_ENOMEM;
+    c->session = s;
+    ic_prompt_begin(&c->prompt, s);
+    if (!m->tokenizer) {
+        rc = ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read", m->path);
+        goto done;
+    }
+    c->slots = has_slots(parts, count);
+    c->plain = c->slots && s->adapter && !strcmp(s->adapter->layout, "v1");
+    if (!c->plain)
+        IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
+    IC_TRY(ic_prompt_ids(&c->prompt, left.ids, left.count));
+    IC_TRY(add_parts(&c->prompt, parts, count, 0));
+    if (count && !c->slots)
+        IC_TRY(add_text(&c->prompt, "\n\n", 2));
+    *out = c;
+    c = NULL;
+done:
+    ic_ids_free(&left);
+    icae_chat_free(c);
+    return rc;
+}
+
+void icae_chat_free(icae_chat *c)
+{
+    if (!c)
+        return;
+    ic_prompt_free(&c->prompt);
+    ic_kv_free(c->kv);
+    ic_free(c);
+}
+
+/* [FT] message right; a later turn first closes the last reply and opens a new turn. */
+static int add_turn(icae_chat *c, const char *message)
+{
+    int rc = ICAE_OK;
+    const icae_model *m = c->session->model;
+    ic_ids ids = {0};
+    int32_t eos = m->config.eos_count ? m->config.eos[0] : -1;
+    if (c->turns && !c->plain) {
+        IC_TRY(ic_chat_reply_end(&ids, m->chat, m->tokenizer, eos));
+        IC_TRY(ic_chat_left(&ids, m->chat, m->tokenizer, m->config.bos, false));
+        IC_TRY(ic_prompt_ids(&c->prompt, ids.ids, ids.count));
+    }
+    if (c->slots && (!c->turns || c->plain))
+        IC_TRY(add_special(&c->prompt, IC_FT));
+    IC_TRY(add_text(&c->prompt, message, strlen(message)));
+    if (c->plain) {
+        IC_TRY(add_special(&c->prompt, IC_FT));
+    } else {
+        ids.count = 0;
+        IC_TRY(ic_chat_right(&ids, m->chat, m->tokenizer));
+        IC_TRY(ic_prompt_ids(&c->prompt, ids.ids, ids.count));
+    }
+done:
+    ic_ids_free(&ids);
+    return rc;
+}
+
+int32_t ic_end_of_turn(const icae_session *s)
+{
+    const char *token = s->model->chat->end_of_turn;
+    return token ? ic_tokenizer_id(s->model->tokenizer, token) : -1;
+}
+
+int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
+                  const char *question)
+{
+    icae_chat *c = NULL;
+    int rc = icae_chat_new(&c, s, parts, count);
+    if (rc == ICAE_OK)
+        rc = add_turn(c, question);
+    if (rc == ICAE_OK) {
+        *p = c->prompt;
+        c->prompt = (ic_prompt){0};
+    }
+    icae_chat_free(c);
+    return rc;
+}
+
+int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options *options,
+                  icae_text_fn write, void *user)
+{
+    int rc = ICAE_OK;
+    icae_session *s = c->session;
+    ic_generation g;
+    output o = {.write = write, .user = user, .session = s};
+    IC_TRY(begin(&g, s, options, write));
+    IC_TRY(add_turn(c, message));
+    IC_TRY(ic_prompt_fits(&c->prompt, 1, "the question with its context"));
+    g.end_of_turn = ic_end_of_turn(s);
+    rc = generate(s, &c->prompt, c->read, &c->kv, &g, &o);
+    c->turns++;
+    c->read = c->kv ? c->kv->rows : c->read;
+    IC_TRY(rc);
+    finish(&g, options);
+done:
+    return rc;
+}
+
+int icae_ask(icae_session *s, const icae_part *parts, size_t count, const char *question,
+             const icae_generate_options *options, icae_text_fn write, void *user)
+{
+    icae_chat *c = NULL;
+    if (!question || !*question)
+        return ic_fail(ICAE_EINVAL, "the question is empty");
+    int rc = icae_chat_new(&c, s, parts, count);
+    if (rc == ICAE_OK)
+        rc = icae_chat_say(c, question, options, write, user);
+    icae_chat_free(c);
+    return rc;
+}

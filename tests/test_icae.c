@@ -1,0 +1,349 @@
+/*
+ * test_icae.c - the main job through the public interface, on the bundled model and small golden ones:
+ * compress, restore, ask, continue, chat; batches, exactness, limits, mismatches, no memory.
+ */
+#include "golden.h"
+
+#define DEMO ICAE_TEST_DIR "/../demo/model"
+
+static const char text[] =
+    "The old lighthouse stood at the end of the long pier. Every evening the keeper climbed the narrow "
+    "stairs with a lamp in his hand, and every morning he came down again and wrote in his book what "
+    "ships had passed. One night a great storm rose from the west, and the waves broke over the rocks. "
+    "The keeper saw a small boat far out on the dark water, and he knew that he must go and help.\n\n"
+    "He called his daughter, and together they pushed the rowing boat into the sea.";
+
+typedef struct whole {
+    icae_model *model;
+    icae_adapter *adapter;
+    icae_session *session;
+} whole;
+
+static whole open_whole(const char *path, icae_compute compute, int threads, uint64_t memory)
+{
+    whole w;
+    MUST(icae_model_open(&w.model, path, &(icae_model_options){.compute = compute}));
+    MUST(icae_adapter_open(&w.adapter, NULL, w.model, NULL));
+    MUST(icae_session_new(&w.session, w.model, w.adapter,
+                          &(icae_session_options){.threads = threads, .memory = memory}));
+    return w;
+}
+
+static void close_whole(whole *w)
+{
+    icae_session_free(w->session);
+    icae_adapter_free(w->adapter);
+    icae_model_free(w->model);
+}
+
+static int gather(void *user, const char *piece, size_t size)
+{
+    return ic_buffer_add(user, piece, size);
+}
+
+static int stop_at_once(void *user, const char *piece, size_t size)
+{
+    (void)user, (void)piece, (void)size;
+    return 1;
+}
+
+static icae_slots *compress(whole *w, const char *s, size_t n, const icae_compress_options *o)
+{
+    icae_slots *slots;
+    MUST(icae_compress(&slots, w->session, s, n, o));
+    return slots;
+}
+
+/* ---- the main job ----------------------------------------------------------------------------- */
+
+static void test_main_job(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
+    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.check = true});
+    icae_slots_info i = icae_slots_describe(s);
+    assert_true(i.slots * 4 >= i.tokens && i.slots <= i.tokens / 4 + i.segments);
+    assert_int_equal(i.text_size, strlen(text));
+    assert_true(i.fidelity.measured && i.fidelity.tokens == i.tokens);
+    assert_true(i.fidelity.accuracy > 0.9); /* ordinary prose: the bundled adapter was made for it */
+    uint64_t tokens = 0;
+    for (size_t k = 0; k < i.segments; k++)
+        tokens += icae_slots_segment(s, k).tokens;
+    assert_int_equal(tokens, i.tokens);
+
+    ic_buffer out = {0};
+    icae_result r;
+    MUST(icae_restore(w.session, s, &(icae_generate_options){.result = &r}, gather, &out));
+    assert_true(out.size > strlen(text) / 2);
+    assert_memory_equal(out.data, text, 20);
+    assert_true(r.tokens <= i.tokens && r.prompt_slots == i.slots);
+    ic_buffer_free(&out);
+
+    icae_part parts[] = {{.slots = s}, {.text = "The storm ended.", .size = 16}};
+    icae_generate_options few = {.sampling.max_tokens = 12, .result = &r};
+    MUST(icae_ask(w.session, parts, 1, "Who climbed the stairs?", &few, gather, &out));
+    assert_true(r.tokens <= 12);
+    MUST(icae_ask(w.session, parts, 2, "What ended?", &few, gather, &out));
+    MUST(icae_ask(w.session, parts + 1, 1, "What ended?", &few, gather, &out));
+    MUST(icae_continue(w.session, parts, 1, &few, gather, &out));
+    assert_int_equal(icae_restore(w.session, s, NULL, stop_at_once, NULL), ICAE_ECANCELLED);
+    ic_buffer_free(&out);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+static void test_chat(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_F32, 2, 0);
+    icae_slots *s = compress(&w, text, strlen(text), NULL);
+    icae_part part = {.slots = s};
+    icae_generate_options few = {.sampling.max_tokens = 8};
+    ic_buffer chat = {0}, ask = {0};
+    icae_chat *c;
+    MUST(icae_chat_new(&c, w.session, &part, 1));
+    MUST(icae_chat_say(c, "Who climbed the stairs?", &few, gather, &chat));
+    /* the session may serve others between replies */
+    MUST(icae_ask(w.session, &part, 1, "Who climbed the stairs?", &few, gather, &ask));
+    assert_int_equal(chat.size, ask.size);
+    assert_memory_equal(chat.data, ask.data, ask.size);
+    MUST(icae_chat_say(c, "And then?", &few, gather, &chat));
+    icae_chat_free(c);
+    ic_buffer_free(&chat);
+    ic_buffer_free(&ask);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+/* Sampling with a seed repeats itself; another seed differs. */
+static void test_sampling(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_F32, 1, 0);
+    icae_part part = {.text = text, .size = strlen(text)};
+    ic_buffer out[3] = {{0}};
+    for (int i = 0; i < 3; i++) {
+        icae_generate_options o = {.sampling = {.temperature = 1.2f, .top_k = 200, .top_p = 0.98f,
+                                                .seed = i == 2 ? 7 : 3, .max_tokens = 30, .ignore_eos = true}};
+        MUST(icae_continue(w.session, &part, 1, &o, gather, &out[i]));
+    }
+    assert_int_equal(out[0].size, out[1].size);
+    assert_memory_equal(out[0].data, out[1].data, out[0].size);
+    assert_true(out[2].size != out[0].size || memcmp(out[2].data, out[0].data, out[0].size));
+    icae_generate_options bad = {.sampling = {.top_p = 1.5f}};
+    assert_int_equal(icae_continue(w.session, &part, 1, &bad, gather, &out[0]), ICAE_EINVAL);
+    for (int i = 0; i < 3; i++)
+        ic_buffer_free(&out[i]);
+    close_whole(&w);
+}
+
+/* ---- batches ---------------------------------------------------------------------------------- */
+
+/* Slots of a segment do not depend on what is beside it, on the memory bound or on the run. */
+static void test_batches(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_F32, 2, 0);
+    ic_ids ids = {0};
+    float *all, *again, *one;
+    uint64_t n, m;
+    int d = w.model->config.width;
+    MUST(ic_session_tokenize(&ids, w.session, text, strlen(text)));
+    MUST(ic_encode(&all, &n, w.session, ids.ids, ids.count, 4));
+    MUST(ic_encode(&again, &m, w.session, ids.ids, ids.count, 4));
+    assert_memory_equal(all, again, n * (uint64_t)d * sizeof(float));
+    int length = ic_segment_tokens(w.adapter, 4, ids.count, 0);
+    assert_true(ic_segment_count(w.adapter, 4, ids.count) > 2);
+    MUST(ic_encode(&one, &m, w.session, ids.ids + length, (uint64_t)length, 4));
+    golden_limit("batch", "slots of a segment alone", golden_max_error(one, all + m * (uint64_t)d, m * (uint64_t)d), 1e-5);
+    ic_free(again);
+    w.session->memory = 3 << 20; /* a few segments at a time */
+    MUST(ic_encode(&again, &m, w.session, ids.ids, ids.count, 4));
+    assert_int_equal(m, n);
+    golden_limit("batch", "slots in small batches", golden_max_error(again, all, n * (uint64_t)d), 1e-5);
+    w.session->memory = 10000;
+    float *none;
+    assert_int_equal(ic_encode(&none, &m, w.session, ids.ids, ids.count, 4), ICAE_ENOMEM);
+    ic_free(all);
+    ic_free(again);
+    ic_free(one);
+    ic_ids_free(&ids);
+    close_whole(&w);
+}
+
+/* ---- exactness -------------------------------------------------------------------------------- */
+
+static void check_exact(whole *w, const char *s, size_t n)
+{
+    icae_slots *slots = compress(w, s, n, &(icae_compress_options){.exact = true});
+    char path[] = "/tmp/test-icae-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    MUST(icae_slots_save(slots, path));
+    icae_slots_free(slots);
+    MUST(icae_slots_open(&slots, path));
+    static const char *const isa[] = {"", "avx512", "avx2", "generic"};
+    for (size_t i = 0; i < IC_COUNT(isa); i++) { /* paths that this CPU lacks fall back to what it has */
+        icae_session *other;
+        setenv("ICAE_ISA", isa[i], 1);
+        if (!*isa[i])
+            unsetenv("ICAE_ISA");
+        MUST(icae_session_new(&other, w->model, w->adapter, &(icae_session_options){.threads = 1 + (int)i % 2}));
+        ic_buffer out = {0};
+        icae_result r;
+        MUST(icae_restore(other, slots, &(icae_generate_options){.result = &r}, gather, &out));
+        assert_true(r.exact);
+        assert_int_equal(out.size, n);
+        assert_memory_equal(out.data, s, n);
+        ic_buffer_free(&out);
+        icae_session_free(other);
+    }
+    unsetenv("ICAE_ISA");
+    icae_slots_free(slots);
+    remove(path);
+}
+
+static void test_exact(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
+    check_exact(&w, text, strlen(text));
+    check_exact(&w, "a", 1);
+    check_exact(&w, "broken \xff\xfe bytes \xe2\x82 and\0zero\r\n\xc3\x28 end", 44);
+    check_exact(&w, "<|endoftext|> <|user|> is text here, caf\xc3\xa9 \xf0\x9f\x98\x80", 54);
+    char noise[700];
+    for (size_t i = 0; i < sizeof noise; i++)
+        noise[i] = (char)(ic_random_unit(5, 0, i) * 256);
+    check_exact(&w, noise, sizeof noise);
+    close_whole(&w);
+}
+
+/* Spoiled corrections must be noticed: the wrong bytes are not written. */
+static void test_inexact(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
+    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.exact = true});
+    s->text_sha256[0] = s->text_sha256[0] == '0' ? '1' : '0';
+    ic_buffer out = {0};
+    assert_int_equal(icae_restore(w.session, s, NULL, gather, &out), ICAE_EINEXACT);
+    assert_int_equal(out.size, 0);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+/* A text longer than a span is restored span by span. */
+static void test_spans(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
+    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.exact = true, .span = 80});
+    ic_span span;
+    assert_true(ic_span_at(&span, s, 0) && span.segments < s->segments && span.tokens <= 80);
+    ic_buffer out = {0};
+    MUST(icae_restore(w.session, s, NULL, gather, &out));
+    assert_int_equal(out.size, strlen(text));
+    assert_memory_equal(out.data, text, out.size);
+    ic_buffer_free(&out);
+    icae_fidelity f;
+    MUST(icae_verify(&f, w.session, s, text, strlen(text)));
+    assert_true(f.accuracy > 0.9);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+/* ---- what must be refused --------------------------------------------------------------------- */
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
+    icae_slots *s;
+    assert_int_equal(icae_compress(&s, w.session, "", 0, NULL), ICAE_EINVAL);
+    assert_int_equal(icae_compress(&s, w.session, text, 9, &(icae_compress_options){.rate = 5}), ICAE_EINVAL);
+    size_t n = 40000;
+    char *longer = ic_alloc(n, 1);
+    assert_non_null(longer);
+    for (size_t i = 0; i < n; i++)
+        longer[i] = text[i % (sizeof text - 1)];
+    assert_int_equal(icae_compress(&s, w.session, longer, n, NULL), ICAE_ELIMIT);
+    assert_non_null(strstr(icae_error_message(), "4096"));
+    ic_free(longer);
+
+    s = compress(&w, text, strlen(text), NULL);
+    ic_buffer out = {0};
+    icae_part part = {.slots = s};
+    assert_int_equal(icae_ask(w.session, &part, 1, "", NULL, gather, &out), ICAE_EINVAL);
+    memset(s->base, 'a', 64);
+    assert_int_equal(icae_restore(w.session, s, NULL, gather, &out), ICAE_EMISMATCH);
+    assert_non_null(strstr(icae_error_message(), "aaaa"));
+    memcpy(s->base, w.model->identity, 65);
+    memset(s->adapter, 'b', 64);
+    assert_int_equal(icae_ask(w.session, &part, 1, "Who?", NULL, gather, &out), ICAE_EMISMATCH);
+    icae_session *bare;
+    MUST(icae_session_new(&bare, w.model, NULL, NULL));
+    assert_int_equal(icae_restore(bare, s, NULL, gather, &out), ICAE_EINVAL);
+    icae_session_free(bare);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+/* ---- no memory -------------------------------------------------------------------------------- */
+
+static int whole_job(void)
+{
+    int rc = ICAE_OK;
+    icae_model *model = NULL;
+    icae_adapter *adapter = NULL;
+    icae_session *session = NULL;
+    icae_slots *slots = NULL;
+    ic_buffer out = {0};
+    icae_generate_options few = {.sampling.max_tokens = 2};
+    IC_TRY(icae_model_open(&model, DEMO, NULL));
+    IC_TRY(icae_adapter_open(&adapter, NULL, model, NULL));
+    IC_TRY(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
+    IC_TRY(icae_compress(&slots, session, text, 30, &(icae_compress_options){.exact = true}));
+    IC_TRY(icae_restore(session, slots, NULL, gather, &out));
+    IC_TRY(icae_ask(session, &(icae_part){.slots = slots}, 1, "Who?", &few, gather, &out));
+done:
+    ic_buffer_free(&out);
+    icae_slots_free(slots);
+    icae_session_free(session);
+    icae_adapter_free(adapter);
+    icae_model_free(model);
+    return rc;
+}
+
+/* The n-th allocation fails: the right code, nothing leaked, whatever n. The tokenizer alone takes
+ * thousands of allocations, so most n are sampled. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    MUST(whole_job()); /* what is made once a process */
+    long live = ic_memory_live();
+    for (long n = 0, step = 1;; n += step, step = 1 + n / 40) {
+        ic_memory_fail_after(n);
+        int rc = whole_job();
+        ic_memory_fail_after(-1);
+        if (ic_memory_live() != live) {
+            print_error("allocation %ld fails: %ld allocations leaked\n", n, ic_memory_live() - live);
+            fail();
+        }
+        if (rc == ICAE_OK)
+            break;
+        if (rc != ICAE_ENOMEM) {
+            print_error("allocation %ld fails: code %d: %s\n", n, rc, icae_error_message());
+            fail();
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_main_job), cmocka_unit_test(test_chat),     cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_batches),  cmocka_unit_test(test_exact),    cmocka_unit_test(test_inexact),
+        cmocka_unit_test(test_spans),    cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
