@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Our speed beside the peers', measured in turn on the same machine, shapes and threads.
+
+    bench/run.py [--shapes small110m llama1b] [--tasks compress decode prefill load] [--threads 2]
+                 [--build build] [--peers build/peers] [--models build/bench-models] [--repeats 5] [--rounds 2]
+
+Prints one JSON line a comparison and a table at the end. `ours` and `peer` are medians (tokens a second;
+seconds for load, MB for memory; higher is better except for those two), `ratio` is ours / peer,
+`share_of_limit` ours against the machine (see bench_icae.c). The peers need their own Python environment:
+bench/peers/setup.sh makes it; without it only our own numbers are printed. Model files with random
+weights are written on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# for each name: the peer, what to run there, and the field of its result
+COMPARISONS = {
+    "compress": [("pytorch", ["--tasks", "compress"], "tokens_per_second")],
+    "decode": [("pytorch", ["--tasks", "restore"], "tokens_per_second"),
+               ("llama.cpp", ["--tasks", "decode", "--prefill", "129"], "decode_tokens_per_second")],
+    "prefill": [("llama.cpp", ["--tasks", "prefill"], "prefill_tokens_per_second")],
+    "load": [("llama.cpp", ["--tasks", "load"], "load_seconds")],
+    "train": [("pytorch", ["--tasks", "train"], "tokens_per_second"),
+              ("pytorch", ["--tasks", "train_checkpointed"], "tokens_per_second")],
+}
+
+
+def last_json(command: list[str], environment: dict | None = None) -> dict | None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+
+
+def ours(options, shape: str, task: str) -> dict | None:
+    program = options.build / ("bench_train" if task == "train" else "bench_icae")
+    model = options.models / f"{shape}-bf16"
+    arguments = [str(model), task] if task != "train" else [str(model)]
+    return last_json([str(program), *arguments, str(options.threads), str(options.repeats)])
+
+
+def peer(options, shape: str, name: str, arguments: list[str]) -> dict | None:
+    python = options.peers / "bin" / "python"
+    if not python.exists():
+        return None
+    script = HERE / "peers" / {"pytorch": "bench_peer.py", "llama.cpp": "bench_llamacpp.py"}[name]
+    kinds = ["--kinds", "BF16"] if name == "llama.cpp" else []
+    return last_json([str(python), str(script), shape, *kinds, *arguments, "--threads", str(options.threads),
+                      "--folder", str(options.models), "--repeats", str(options.repeats)])
+
+
+def median(results: list[dict], field: str) -> float:
+    return statistics.median(r[field] for r in results)
+
+
+def compare(options, shape: str, name: str, peer_name: str, peer_arguments: list[str], field: str) -> list[dict]:
+    mine, theirs = [], []
+    for _ in range(options.rounds):                     # in turn, so that a drifting machine hits both
+        mine.append(ours(options, shape, name))
+        theirs.append(peer(options, shape, peer_name, peer_arguments))
+    mine, theirs = [r for r in mine if r], [r for r in theirs if r]
+    if not mine:
+        return []
+    speed = "first_token_seconds" if name == "load" else "tokens_per_second"
+    unit = "s" if name == "load" else "tokens/s"
+    against = " ".join([peer_name, *(a for a in peer_arguments[1:] if a != "--prefill")])
+    lines = [{"name": f"{name}/{shape}", "against": against, "ours": median(mine, speed), "unit": unit},
+             {"name": f"{name}-memory/{shape}", "against": against, "ours": median(mine, "peak_rss_mb"), "unit": "MB"}]
+    for line, key in zip(lines, (field, "peak_rss_mb")):
+        if theirs:
+            line["peer"] = median(theirs, key)
+            line["ratio"] = round(line["ours"] / line["peer"], 3) if line["peer"] else None
+        share = median(mine, "share_of_limit") if "share_of_limit" in mine[0] else 0
+        if line["unit"] == "tokens/s" and share:
+            line["share_of_limit"] = round(share, 3)
+        print(json.dumps(line), flush=True)
+    return lines
+
+
+def write_models(options, shape: str) -> bool:
+    """The folder of random weights, by the peers' own writer."""
+    folder = options.models / f"{shape}-bf16"
+    if (folder / "config.json").exists():
+        return True
+    python = options.peers / "bin" / "python"
+    if not python.exists():
+        print(f"{folder} is missing and there is no {python} to write it: run bench/peers/setup.sh", file=sys.stderr)
+        return False
+    code = (f"import sys; sys.path.insert(0, {str(HERE / 'peers')!r}); import torch; from pathlib import Path; "
+            f"from bench_peer import write_model; write_model(Path({str(folder)!r}), {shape!r}, torch.bfloat16)")
+    return subprocess.run([str(python), "-c", code]).returncode == 0
+
+
+def table(lines: list[dict]) -> None:
+    print(f"\n{'name':28} {'against':28} {'ours':>10} {'peer':>10} {'ratio':>7} {'of limit':>9}")
+    for r in lines:
+        cells = [f"{r[k]:.2f}" if isinstance(r.get(k), (int, float)) else "-"
+                 for k in ("ours", "peer", "ratio", "share_of_limit")]
+        print(f"{r['name']:28} {r['against']:28} {cells[0]:>10} {cells[1]:>10} {cells[2]:>7} {cells[3]:>9}  {r['unit']}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["small110m", "llama1b"])
+    parser.add_argument("--tasks", nargs="+", choices=COMPARISONS, default=["compress", "decode", "prefill", "load"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--build", type=Path, default=ROOT / "build")
+    parser.add_argument("--peers", type=Path, default=ROOT / "build/peers")
+    parser.add_argument("--models", type=Path, default=ROOT / "build/bench-models")
+    options = parser.parse_args()
+    lines = []
+    for shape in options.shapes:
+        if not write_models(options, shape):
+            return 1
+        for name in options.tasks:
+            for comparison in COMPARISONS[name]:
+                lines += compare(options, shape, name, *comparison)
+    table(lines)
+    return 0 if lines else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
