@@ -1,0 +1,52 @@
+/*
+ * continue.c - icae continue: what the model writes behind slots and texts.
+ */
+#include "cli.h"
+
+static int run(int argc, char **argv);
+
+const cli_command cli_continue = {
+    .name = "continue",
+    .arguments = "FILE...",
+    .summary = "Continue the text of slot files and texts",
+    .details =
+        "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in "
+        "the order\n"
+        "given. Prints the continuation only. Stops after 128 tokens unless told otherwise.\n",
+    .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
+    .at_least = 1,
+    .at_most = -1,
+    .run = run,
+};
+
+static int go_on(const cli_context *c, const cli_common *common)
+{
+    cli_engine e = {0};
+    icae_result result = {0};
+    cli_answer answer;
+    icae_generate_options options = {.sampling = common->sampling, .result = &result};
+    int status = cli_engine_open(&e, common, "reading",
+                                 c->any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
+    if (status != CLI_DONE)
+        goto done;
+    cli_answer_open(&answer, common);
+    int rc = icae_continue(e.session, c->parts, c->count, &options, cli_answer_text, &answer);
+    status = cli_answer_close(&answer, rc, "continuation", &result, common);
+done:
+    cli_engine_close(&e);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    cli_common common = {.sampling.max_tokens = 128};
+    cli_context context;
+    int operands, status = cli_parse(&cli_continue, NULL, &common, argc, argv, &operands);
+    if (status != CLI_GO)
+        return status;
+    status = cli_context_open(&context, argv, (size_t)operands);
+    if (status == CLI_DONE)
+        status = go_on(&context, &common);
+    cli_context_close(&context);
+    return status;
+}
