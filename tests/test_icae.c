@@ -183,12 +183,16 @@ static void check_exact(whole *w, const char *s, size_t n)
     icae_slots_free(slots);
     MUST(icae_slots_open(&slots, path));
     static const char *const isa[] = {"", "avx512", "avx2", "generic"};
-    for (size_t i = 0; i < IC_COUNT(isa); i++) { /* paths that this CPU lacks fall back to what it has */
+    for (size_t i = 0; i < IC_COUNT(isa); i++) {
         icae_session *other;
         setenv("ICAE_ISA", isa[i], 1);
         if (!*isa[i])
             unsetenv("ICAE_ISA");
-        MUST(icae_session_new(&other, w->model, w->adapter, &(icae_session_options){.threads = 1 + (int)i % 2}));
+        int rc = icae_session_new(&other, w->model, w->adapter,
+                                  &(icae_session_options){.threads = 1 + (int)i % 2});
+        if (rc == ICAE_EUNSUPPORTED) /* this CPU has no such instructions */
+            continue;
+        MUST(rc);
         ic_buffer out = {0};
         icae_result r;
         MUST(icae_restore(other, slots, &(icae_generate_options){.result = &r}, gather, &out));

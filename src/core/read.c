@@ -42,22 +42,34 @@ static int take_id(void *user, int32_t id)
     return deliver(o, piece, size);
 }
 
-/* Runs one generation whose text goes to `o`; the stream decoder's rest is delivered too. */
-static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
+/* Runs one generation whose text goes to `o`, whose stream has begun. */
+static int write_ids(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
 {
-    const char *piece;
-    size_t size;
     g->take = take_id;
     g->user = o;
     o->rc = ICAE_OK;
-    ic_stream_begin(&o->decoder, s->model->tokenizer, true);
     int rc = ic_generate(s, p, first, kv, g);
-    if (rc == ICAE_ECANCELLED && o->rc < 0)
-        rc = o->rc; /* the decoder failed, nobody asked to stop; its message stands */
-    if (rc == ICAE_OK)
-        rc = ic_stream_end(&o->decoder, &piece, &size);
+    return rc == ICAE_ECANCELLED && o->rc < 0 ? o->rc : rc; /* the decoder failed, nobody asked to stop */
+}
+
+/* Delivers what the stream held back. */
+static int end_stream(output *o)
+{
+    const char *piece;
+    size_t size;
+    int rc = ic_stream_end(&o->decoder, &piece, &size);
     if (rc == ICAE_OK && deliver(o, piece, size))
         rc = ic_fail(ICAE_ECANCELLED, "writing was stopped");
+    return rc;
+}
+
+/* One generation that is the whole output. */
+static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
+{
+    ic_stream_begin(&o->decoder, s->model->tokenizer, true);
+    int rc = write_ids(s, p, first, kv, g, o);
+    if (rc == ICAE_OK)
+        rc = end_stream(o);
     ic_stream_free(&o->decoder);
     return rc;
 }
@@ -115,6 +127,7 @@ static int restore_spans(icae_session *s, const icae_slots *slots, ic_generation
     ic_span span;
     ic_prompt p = {0};
     ic_kv *kv = NULL;
+    ic_stream_begin(&o->decoder, s->model->tokenizer, true); /* a character may cross two spans */
     for (uint32_t at = 0; ic_span_at(&span, slots, at); at += span.segments) {
         IC_TRY(ic_span_prompt(&p, s, slots, &span));
         IC_TRY(ic_prompt_fits(&p, span.tokens, "restoring"));
@@ -122,7 +135,7 @@ static int restore_spans(icae_session *s, const icae_slots *slots, ic_generation
             span_corrections(g, corrections, count, &span);
         g->expected = span.tokens;
         g->sampling.max_tokens = left;
-        IC_TRY(generate(s, &p, 0, &kv, g, o));
+        IC_TRY(write_ids(s, &p, 0, &kv, g, o));
         total.prompt_rows += g->result.prompt_rows;
         total.prompt_slots += g->result.prompt_slots;
         total.tokens += g->result.tokens;
@@ -134,8 +147,10 @@ static int restore_spans(icae_session *s, const icae_slots *slots, ic_generation
         if (left && !(left -= IC_MIN(left, g->result.tokens)))
             break;
     }
+    IC_TRY(end_stream(o));
 done:
     g->result = total;
+    ic_stream_free(&o->decoder);
     ic_prompt_free(&p);
     ic_kv_free(kv);
     return rc;
