@@ -27,8 +27,8 @@ ROOT = HERE.parent
 COMPARISONS = {
     "compress": [("pytorch", ["--tasks", "compress"], "tokens_per_second")],
     "decode": [("pytorch", ["--tasks", "restore"], "tokens_per_second"),
-               ("llama.cpp", ["--tasks", "decode", "--prefill", "129"], "decode_tokens_per_second")],
-    "prefill": [("llama.cpp", ["--tasks", "prefill"], "prefill_tokens_per_second")],
+               ("llama.cpp", ["--tasks", "decode", "--prefill", "129"], "tokens_per_second")],
+    "prefill": [("llama.cpp", ["--tasks", "prefill"], "tokens_per_second")],
     "load": [("llama.cpp", ["--tasks", "load"], "load_seconds")],
     "train": [("pytorch", ["--tasks", "train"], "tokens_per_second"),
               ("pytorch", ["--tasks", "train_checkpointed"], "tokens_per_second")],
