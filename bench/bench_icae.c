@@ -48,7 +48,11 @@ static ic_tensor tensor(char *name, int64_t rows, int64_t cols, uint64_t seed, f
     uint16_t *v = ic_alloc((size_t)(rows * cols), sizeof *v);
     for (int64_t i = 0; v && i < rows * cols; i++)
         v[i] = ic_f32_to_bf16(scale * (float)(ic_random_unit(seed, 1, (uint64_t)i) - 0.5));
-    return (ic_tensor){.name = name, .dtype = IC_BF16, .rank = 2, .dim = {rows, cols, 1, 1}, .data = v,
+    return (ic_tensor){.name = name,
+                       .dtype = IC_BF16,
+                       .rank = 2,
+                       .dim = {rows, cols, 1, 1},
+                       .data = v,
                        .bytes = (size_t)(rows * cols) * 2};
 }
 
@@ -62,7 +66,8 @@ static void write_adapter(const icae_model *m, const char *path)
         for (int v = 0; v < 2; v++) {
             const char *target = v ? "v_proj" : "q_proj";
             int64_t rows = (int64_t)(v ? c->kv_heads : c->heads) * c->head_width;
-            const char *format = "icae.base_model.model.model.layers.%d.self_attn.%s.lora_%c.default.weight";
+            const char *format =
+                "icae.base_model.model.model.layers.%d.self_attn.%s.lora_%c.default.weight";
             t[n++] = tensor(ic_format(format, l, target, 'A'), RANK, c->width, (uint64_t)l, 0.05f);
             t[n++] = tensor(ic_format(format, l, target, 'B'), rows, RANK, (uint64_t)l, 0.05f);
         }
@@ -99,7 +104,8 @@ static double product_seconds(int m, int n, int k)
     dnnl_primitive_create(&primitive, pd);
     for (int i = 0; i < 3; i++)
         dnnl_memory_create(&memory[i], &md[i], engine, DNNL_MEMORY_ALLOCATE);
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, memory[0]}, {DNNL_ARG_WEIGHTS, memory[1]}, {DNNL_ARG_DST, memory[2]}};
+    dnnl_exec_arg_t args[] = {
+        {DNNL_ARG_SRC, memory[0]}, {DNNL_ARG_WEIGHTS, memory[1]}, {DNNL_ARG_DST, memory[2]}};
     double best = 1e9;
     for (int i = 0; i < 12; i++) {
         double start = ic_seconds();
@@ -119,12 +125,14 @@ static double product_seconds(int m, int n, int k)
 /* All products that rows through the stack need; in the last layer `tail` rows go past k and v. */
 static double stack_seconds(const ic_config *c, int rows, int tail, bool lora)
 {
-    int q = c->heads * c->head_width, kv = c->kv_heads * c->head_width, d = c->width, f = c->ffn_width;
+    int q = c->heads * c->head_width, kv = c->kv_heads * c->head_width, d = c->width,
+        f = c->ffn_width;
     double inner = 0, last = 0;
     for (int pass = 0; pass < 2; pass++) {
         int m = pass ? tail : rows;
-        double t = 2 * product_seconds(rows, kv, d) + product_seconds(m, q, d) + product_seconds(m, d, q) +
-                   2 * product_seconds(m, f, d) + product_seconds(m, d, f);
+        double t = 2 * product_seconds(rows, kv, d) + product_seconds(m, q, d) +
+                   product_seconds(m, d, q) + 2 * product_seconds(m, f, d) +
+                   product_seconds(m, d, f);
         if (lora)
             t += product_seconds(m, RANK, d) + product_seconds(m, q, RANK) +
                  product_seconds(rows, RANK, d) + product_seconds(rows, kv, RANK);
@@ -133,21 +141,38 @@ static double stack_seconds(const ic_config *c, int rows, int tail, bool lora)
     return inner * (c->layers - 1) + last;
 }
 
-/* Bytes a second of a plain read of 512 MiB; best of some. */
-static double read_bandwidth(void)
+typedef uint64_t wide __attribute__((vector_size(64)));
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) static uint64_t
+read_part(const wide *data, size_t n)
 {
-    size_t n = (size_t)512 << 20;
-    uint64_t *data = ic_alloc(n, 1), total = 0;
-    memset(data, 1, n);
-    double best = 0;
-    for (int i = 0; i < 5; i++) {
-        double start = ic_seconds();
-#pragma omp parallel for simd reduction(+ : total) schedule(static)
-        for (size_t j = 0; j < n / 8; j++)
-            total += data[j];
-        best = IC_MAX(best, (double)n / (ic_seconds() - start));
+    wide a = {0}, b = {0}, c = {0}, d = {0};
+    for (size_t i = 0; i + 4 <= n; i += 4) {
+        a += data[i];
+        b += data[i + 1];
+        c += data[i + 2];
+        d += data[i + 3];
     }
-    ic_free(data);
+    return a[0] + b[0] + c[0] + d[0];
+}
+
+/* Bytes a second of a plain read of 512 MiB by all threads; best of some. */
+static double read_bandwidth(int threads)
+{
+    ic_arena memory = {0};
+    size_t bytes = (size_t)512 << 20, part = bytes / (size_t)threads / 256 * 256;
+    MUST(ic_arena_reserve(&memory, bytes));
+    memset(memory.base, 1, bytes);
+    uint64_t total = 0;
+    double best = 0;
+    for (int round = 0; round < 8; round++) {
+        double start = ic_seconds();
+#pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static)
+        for (int i = 0; i < threads; i++)
+            total += read_part((const wide *)(void *)(memory.base + (size_t)i * part), part / 64);
+        best = IC_MAX(best, (double)part * threads / (ic_seconds() - start));
+    }
+    ic_arena_free(&memory);
     return total ? best : 0;
 }
 
@@ -244,12 +269,18 @@ static void report(bench *b, const char *task, int tokens, double (*once)(bench 
     printf("{\"task\": \"%s\", \"tokens_per_second\": %.2f, \"best_tokens_per_second\": %.2f, "
            "\"share_of_limit\": %.3f, \"peak_rss_mb\": %ld, \"load_seconds\": %.3f, "
            "\"first_token_seconds\": %.3f, \"isa\": \"%s\", \"threads\": %d}\n",
-           task, tokens / median, tokens / t[0], limit ? limit(b) / median : 0, u.ru_maxrss >> 10, b->load_seconds,
-           b->first_seconds, b->session->be->isa, b->threads);
+           task, tokens / median, tokens / t[0], limit ? limit(b) / median : 0, u.ru_maxrss >> 10,
+           b->load_seconds, b->first_seconds, b->session->be->isa, b->threads);
 }
 
-static double once_restore(bench *b) { return once_decode(b, true); }
-static double once_prefill(bench *b) { return once_decode(b, false); }
+static double once_restore(bench *b)
+{
+    return once_decode(b, true);
+}
+static double once_prefill(bench *b)
+{
+    return once_decode(b, false);
+}
 static double compress_limit(const bench *b)
 {
     return stack_seconds(&b->model->config, TEXT + SLOTS, SLOTS, true);
@@ -262,10 +293,13 @@ static double prefill_limit(const bench *b)
 
 static double decode_limit(const bench *b)
 {
-    return NEW * (double)bytes_a_token(b->model) / read_bandwidth();
+    return NEW * (double)bytes_a_token(b->model) / read_bandwidth(b->threads);
 }
 
-static double once_nothing(bench *b) { return b->first_seconds; }
+static double once_nothing(bench *b)
+{
+    return b->first_seconds;
+}
 
 static void first_token(bench *b)
 {
@@ -300,9 +334,11 @@ int main(int argc, char **argv)
     write_adapter(b.model, "icae.safetensors");
     MUST(icae_adapter_open(&b.adapter, "icae.safetensors", b.model, NULL));
     double again = ic_seconds();
-    MUST(icae_session_new(&b.session, b.model, b.adapter, &(icae_session_options){.threads = b.threads}));
+    MUST(icae_session_new(&b.session, b.model, b.adapter,
+                          &(icae_session_options){.threads = b.threads}));
     for (int i = 0; i < TEXT + NEW; i++)
-        b.text[i] = 3 + (int32_t)(ic_random_unit(1, 0, (uint64_t)i) * (b.model->config.vocabulary - 3));
+        b.text[i] =
+            3 + (int32_t)(ic_random_unit(1, 0, (uint64_t)i) * (b.model->config.vocabulary - 3));
     if (!strcmp(task, "load")) {
         first_token(&b);
         b.first_seconds = b.load_seconds + ic_seconds() - again;

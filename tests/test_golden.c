@@ -35,7 +35,8 @@ static void open_case(golden_case *c, const char *model, const char *adapter, ic
     };
     MUST(icae_model_open(&c->model, model, &(icae_model_options){.compute = compute}));
     MUST(icae_adapter_open(&c->adapter, adapter, c->model, &ao));
-    MUST(icae_session_new(&c->session, c->model, c->adapter, &(icae_session_options){.threads = 2}));
+    MUST(
+        icae_session_new(&c->session, c->model, c->adapter, &(icae_session_options){.threads = 2}));
     c->ae = (int32_t)number(c->icae, "ae_id");
     c->lm = (int32_t)number(c->icae, "lm_id");
     c->ft = (int32_t)number(c->icae, "ft_id");
@@ -67,11 +68,13 @@ static void plain_body(ic_run *r, void *argument)
         pos[i] = (float)i;
     ic_var x = ic_new(r, p->count, c->width, IC_F32);
     ic_embed(r, p->model, x, NULL, p->ids, p->count);
-    ic_var h = ic_transformer(r, p->model, NULL, &(ic_batch){.seqs = 1, .start = start, .pos = pos}, x);
+    ic_var h =
+        ic_transformer(r, p->model, NULL, &(ic_batch){.seqs = 1, .start = start, .pos = pos}, x);
     ic_var l = ic_logits(r, p->model, h);
-    r->be->rows(r->be, ic_mat_of(p->hidden, IC_F32, p->count, c->width), NULL, h.m, NULL, p->count, 1, false);
-    r->be->rows(r->be, ic_mat_of(p->logits, IC_F32, p->count, c->vocabulary), NULL, l.m, NULL, p->count, 1,
-                false);
+    r->be->rows(r->be, ic_mat_of(p->hidden, IC_F32, p->count, c->width), NULL, h.m, NULL, p->count,
+                1, false);
+    r->be->rows(r->be, ic_mat_of(p->logits, IC_F32, p->count, c->vocabulary), NULL, l.m, NULL,
+                p->count, 1, false);
 }
 
 static plain_run run_plain(golden_case *c, const int32_t *ids, size_t count)
@@ -95,10 +98,12 @@ static void check_plain(golden_case *c, bool exact)
     plain_run p = run_plain(c, ids, n);
     size_t hn = n * (size_t)c->model->config.width, ln = n * (size_t)c->model->config.vocabulary;
     if (exact) {
-        golden_limit(c->name, "error of hidden states", golden_max_error(p.hidden, hidden, hn), 2e-4);
+        golden_limit(c->name, "error of hidden states", golden_max_error(p.hidden, hidden, hn),
+                     2e-4);
         golden_limit(c->name, "error of logits", golden_max_error(p.logits, logits, ln), 2e-4);
     } else {
-        golden_limit(c->name, "bf16 error of logits", golden_relative_l2(p.logits, logits, ln), 3e-2);
+        golden_limit(c->name, "bf16 error of logits", golden_relative_l2(p.logits, logits, ln),
+                     3e-2);
     }
     ic_free(p.hidden);
     ic_free(p.logits);
@@ -132,7 +137,10 @@ static icae_slots *encode(golden_case *c, const int32_t *ids, size_t count)
 static void add_ids(golden_case *c, ic_prompt *p, const int32_t *ids, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        int32_t id = ids[i] == c->ae ? IC_AE : ids[i] == c->lm ? IC_LM : ids[i] == c->ft ? IC_FT : ids[i];
+        int32_t id = ids[i] == c->ae   ? IC_AE
+                     : ids[i] == c->lm ? IC_LM
+                     : ids[i] == c->ft ? IC_FT
+                                       : ids[i];
         MUST(ic_prompt_ids(p, &id, 1));
     }
 }
@@ -200,7 +208,8 @@ static void check_objective(golden_case *c, const char *objective)
     ic_score *scores = ic_alloc(n, sizeof *scores);
     assert_non_null(scores);
     /* the last row predicts nothing */
-    MUST(ic_prompt_read(c->session, &p, 0, p.rows - 1, NULL, after + unscored, (int)n, scores, NULL));
+    MUST(ic_prompt_read(c->session, &p, 0, p.rows - 1, NULL, after + unscored, (int)n, scores,
+                        NULL));
     check_losses(c, scores, nll, n, number(facts, "loss"), objective);
     ic_free(scores);
     ic_prompt_free(&p);
@@ -215,15 +224,13 @@ static int collect(void *user, int32_t id)
     return ic_ids_add(user, id);
 }
 
-static void check_ids(golden_case *c, const char *what, ic_prompt *p, const ic_json *wanted, int eos,
-                      int most)
+static void check_ids(golden_case *c, const char *what, ic_prompt *p, const ic_json *wanted,
+                      int eos, int most)
 {
     ic_ids got = {0};
     ic_kv *kv = NULL;
-    ic_generation g = {.end_of_turn = eos,
-                       .sampling.max_tokens = (uint64_t)most,
-                       .take = collect,
-                       .user = &got};
+    ic_generation g = {
+        .end_of_turn = eos, .sampling.max_tokens = (uint64_t)most, .take = collect, .user = &got};
     int kept = c->model->config.eos_count;
     c->model->config.eos_count = 0; /* the cases name the only end that counts */
     MUST(ic_generate(c->session, p, 0, &kv, &g));
@@ -303,13 +310,15 @@ static void check_text(golden_case *c)
     size_t n;
     float *wanted = golden_floats(c->golden, "text.slots", &n);
     assert_int_equal(n, slots->count * (uint64_t)slots->width);
-    golden_limit(c->name, "error of the text's slots", golden_max_error(slots->values, wanted, n), 2e-4);
+    golden_limit(c->name, "error of the text's slots", golden_max_error(slots->values, wanted, n),
+                 2e-4);
     ic_prompt p;
     build(c, &p, slots, NULL, 0, &c->ae, 1);
     check_ids(c, "text restored", &p, ic_json_get(text, "restored_ids"), -1, 24);
     ic_buffer out = {0};
     ic_ids restored = {0};
-    for (const ic_json *w = ic_json_first(ic_json_get(text, "restored_ids")); w; w = ic_json_next(w))
+    for (const ic_json *w = ic_json_first(ic_json_get(text, "restored_ids")); w;
+         w = ic_json_next(w))
         MUST(ic_ids_add(&restored, (int32_t)ic_json_number(w, -1)));
     MUST(ic_tokenizer_decode(&out, c->model->tokenizer, restored.ids, restored.count, true));
     assert_string_equal(out.data, ic_json_string(ic_json_get(text, "restored")));
@@ -335,7 +344,8 @@ static void check_slots(golden_case *c, const char *ids_name, const char *slots_
     if (exact)
         golden_limit(c->name, "error of slots", golden_max_error(s->values, wanted, m), 2e-4);
     else
-        golden_limit(c->name, "bf16 error of slots", golden_relative_l2(s->values, wanted, m), BF16_SLOTS);
+        golden_limit(c->name, "bf16 error of slots", golden_relative_l2(s->values, wanted, m),
+                     BF16_SLOTS);
     icae_slots_free(s);
     ic_free(wanted);
 }
@@ -346,14 +356,17 @@ static void check_segments(golden_case *c)
     const ic_json *facts = ic_json_get(c->facts, "compress");
     golden_ids(c->golden, "compress.input_ids", &n);
     int i = 0;
-    for (const ic_json *w = ic_json_first(ic_json_get(facts, "segments")); w; w = ic_json_next(w), i++)
-        assert_int_equal(ic_segment_tokens(c->adapter, c->adapter->rate, n, i), (int)ic_json_number(w, -1));
+    for (const ic_json *w = ic_json_first(ic_json_get(facts, "segments")); w;
+         w = ic_json_next(w), i++)
+        assert_int_equal(ic_segment_tokens(c->adapter, c->adapter->rate, n, i),
+                         (int)ic_json_number(w, -1));
     assert_int_equal(i, ic_segment_count(c->adapter, c->adapter->rate, n));
 }
 
 static void model_case(const char *path)
 {
-    char *weights = golden_path(path, "golden.safetensors"), *adapter = golden_path(path, "icae.safetensors");
+    char *weights = golden_path(path, "golden.safetensors"),
+         *adapter = golden_path(path, "icae.safetensors");
     char *config = golden_path(path, "config.json");
     if (ic_path_exists(config)) {
         ic_safetensors golden;
@@ -414,7 +427,8 @@ static void gguf_kind(golden_case *c, const char *path, const ic_json *kind)
     assert_true(targets && scores);
     memcpy(targets, context, nc * sizeof *targets);
     targets[nc] = (int32_t)number(c->icae, "eos_id");
-    MUST(ic_prompt_read(c->session, &prompt, 0, prompt.rows, NULL, targets, (int)nc + 1, scores, NULL));
+    MUST(ic_prompt_read(c->session, &prompt, 0, prompt.rows, NULL, targets, (int)nc + 1, scores,
+                        NULL));
     snprintf(name, sizeof name, "%s.ae.nll", key);
     float *nll = golden_floats(c->golden, name, &m);
     if (nll)
@@ -428,7 +442,8 @@ static void gguf_kind(golden_case *c, const char *path, const ic_json *kind)
     ic_free(p.hidden);
     ic_free(p.logits);
 
-    for (const ic_json *t = ic_json_first(ic_json_get(c->facts, "tokenization")); t; t = ic_json_next(t)) {
+    for (const ic_json *t = ic_json_first(ic_json_get(c->facts, "tokenization")); t;
+         t = ic_json_next(t)) {
         const char *text = ic_json_string(ic_json_get(t, "text"));
         ic_ids got = {0};
         MUST(ic_tokenizer_encode_untrusted(&got, c->model->tokenizer, text, strlen(text), true));
@@ -452,7 +467,8 @@ static void gguf_kind(golden_case *c, const char *path, const ic_json *kind)
 
 static void gguf_case(const char *path)
 {
-    char *config = golden_path(path, "config.json"), *weights = golden_path(path, "golden.safetensors");
+    char *config = golden_path(path, "config.json"),
+         *weights = golden_path(path, "golden.safetensors");
     if (!ic_path_exists(config)) {
         ic_safetensors golden;
         ic_json *facts = golden_json(path, "golden.json");

@@ -7,10 +7,14 @@
 #define DEMO ICAE_TEST_DIR "/../demo/model"
 
 static const char text[] =
-    "The old lighthouse stood at the end of the long pier. Every evening the keeper climbed the narrow "
-    "stairs with a lamp in his hand, and every morning he came down again and wrote in his book what "
-    "ships had passed. One night a great storm rose from the west, and the waves broke over the rocks. "
-    "The keeper saw a small boat far out on the dark water, and he knew that he must go and help.\n\n"
+    "The old lighthouse stood at the end of the long pier. Every evening the keeper climbed the "
+    "narrow "
+    "stairs with a lamp in his hand, and every morning he came down again and wrote in his book "
+    "what "
+    "ships had passed. One night a great storm rose from the west, and the waves broke over the "
+    "rocks. "
+    "The keeper saw a small boat far out on the dark water, and he knew that he must go and "
+    "help.\n\n"
     "He called his daughter, and together they pushed the rowing boat into the sea.";
 
 typedef struct whole {
@@ -65,7 +69,8 @@ static void test_main_job(void **state)
     assert_true(i.slots * 4 >= i.tokens && i.slots <= i.tokens / 4 + i.segments);
     assert_int_equal(i.text_size, strlen(text));
     assert_true(i.fidelity.measured && i.fidelity.tokens == i.tokens);
-    assert_true(i.fidelity.accuracy > 0.9); /* ordinary prose: the bundled adapter was made for it */
+    assert_true(i.fidelity.accuracy >
+                0.9); /* ordinary prose: the bundled adapter was made for it */
     uint64_t tokens = 0;
     for (size_t k = 0; k < i.segments; k++)
         tokens += icae_slots_segment(s, k).tokens;
@@ -123,8 +128,12 @@ static void test_sampling(void **state)
     icae_part part = {.text = text, .size = strlen(text)};
     ic_buffer out[3] = {{0}};
     for (int i = 0; i < 3; i++) {
-        icae_generate_options o = {.sampling = {.temperature = 1.2f, .top_k = 200, .top_p = 0.98f,
-                                                .seed = i == 2 ? 7 : 3, .max_tokens = 30, .ignore_eos = true}};
+        icae_generate_options o = {.sampling = {.temperature = 1.2f,
+                                                .top_k = 200,
+                                                .top_p = 0.98f,
+                                                .seed = i == 2 ? 7 : 3,
+                                                .max_tokens = 30,
+                                                .ignore_eos = true}};
         MUST(icae_continue(w.session, &part, 1, &o, gather, &out[i]));
     }
     assert_int_equal(out[0].size, out[1].size);
@@ -155,12 +164,14 @@ static void test_batches(void **state)
     int length = ic_segment_tokens(w.adapter, 4, ids.count, 0);
     assert_true(ic_segment_count(w.adapter, 4, ids.count) > 2);
     MUST(ic_encode(&one, &m, w.session, ids.ids + length, (uint64_t)length, 4));
-    golden_limit("batch", "slots of a segment alone", golden_max_error(one, all + m * (uint64_t)d, m * (uint64_t)d), 1e-5);
+    golden_limit("batch", "slots of a segment alone",
+                 golden_max_error(one, all + m * (uint64_t)d, m * (uint64_t)d), 1e-5);
     ic_free(again);
     w.session->memory = 3 << 20; /* a few segments at a time */
     MUST(ic_encode(&again, &m, w.session, ids.ids, ids.count, 4));
     assert_int_equal(m, n);
-    golden_limit("batch", "slots in small batches", golden_max_error(again, all, n * (uint64_t)d), 1e-5);
+    golden_limit("batch", "slots in small batches", golden_max_error(again, all, n * (uint64_t)d),
+                 1e-5);
     w.session->memory = 10000;
     float *none;
     assert_int_equal(ic_encode(&none, &m, w.session, ids.ids, ids.count, 4), ICAE_ENOMEM);
@@ -241,7 +252,8 @@ static void test_spans(void **state)
 {
     (void)state;
     whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
-    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.exact = true, .span = 80});
+    icae_slots *s =
+        compress(&w, text, strlen(text), &(icae_compress_options){.exact = true, .span = 80});
     ic_span span;
     assert_true(ic_span_at(&span, s, 0) && span.segments < s->segments && span.tokens <= 80);
     ic_buffer out = {0};
@@ -264,7 +276,8 @@ static void test_refusals(void **state)
     whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
     icae_slots *s;
     assert_int_equal(icae_compress(&s, w.session, "", 0, NULL), ICAE_EINVAL);
-    assert_int_equal(icae_compress(&s, w.session, text, 9, &(icae_compress_options){.rate = 5}), ICAE_EINVAL);
+    assert_int_equal(icae_compress(&s, w.session, text, 9, &(icae_compress_options){.rate = 5}),
+                     ICAE_EINVAL);
     size_t n = 40000;
     char *longer = ic_alloc(n, 1);
     assert_non_null(longer);
@@ -330,7 +343,8 @@ static void test_no_memory(void **state)
         int rc = whole_job();
         ic_memory_fail_after(-1);
         if (ic_memory_live() != live) {
-            print_error("allocation %ld fails: %ld allocations leaked\n", n, ic_memory_live() - live);
+            print_error("allocation %ld fails: %ld allocations leaked\n", n,
+                        ic_memory_live() - live);
             fail();
         }
         if (rc == ICAE_OK)
@@ -345,9 +359,11 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_main_job), cmocka_unit_test(test_chat),     cmocka_unit_test(test_sampling),
-        cmocka_unit_test(test_batches),  cmocka_unit_test(test_exact),    cmocka_unit_test(test_inexact),
-        cmocka_unit_test(test_spans),    cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_main_job),  cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_sampling),  cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_exact),     cmocka_unit_test(test_inexact),
+        cmocka_unit_test(test_spans),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,8 +24,8 @@ static int check_rate(float *rate, const icae_adapter *a, float wanted)
     if (a->rates_count)
         return ic_fail(ICAE_EINVAL, "rate %g: the adapter %s was not trained for it", (double)*rate,
                        a->path);
-    return ic_fail(ICAE_EINVAL, "rate %g: the adapter %s serves rate %g only", (double)*rate, a->path,
-                   (double)a->rate);
+    return ic_fail(ICAE_EINVAL, "rate %g: the adapter %s serves rate %g only", (double)*rate,
+                   a->path, (double)a->rate);
 }
 
 /* The most tokens that can be restored from their slots within the model's positions. */
@@ -37,7 +37,8 @@ static uint64_t span_limit(const icae_session *s, float rate)
         return positions;
     /* slots, [AE] and the text share the positions; slots come by whole segments */
     uint64_t segment = (uint64_t)((double)a->k * (double)rate);
-    uint64_t per_segment = segment + (uint64_t)a->k, whole = (positions - 1) / IC_MAX(per_segment, 1);
+    uint64_t per_segment = segment + (uint64_t)a->k,
+             whole = (positions - 1) / IC_MAX(per_segment, 1);
     return IC_MAX(whole * segment, 1);
 }
 
@@ -58,10 +59,11 @@ static int check_fits(const icae_session *s, uint64_t tokens, float rate)
     }
     if (need < limit)
         return ICAE_OK;
-    return ic_fail(ICAE_ELIMIT,
-                   "the text has %llu tokens; its slots need %llu positions, %s has %llu: split the text",
-                   (unsigned long long)tokens, (unsigned long long)need, s->model->path,
-                   (unsigned long long)limit);
+    return ic_fail(
+        ICAE_ELIMIT,
+        "the text has %llu tokens; its slots need %llu positions, %s has %llu: split the text",
+        (unsigned long long)tokens, (unsigned long long)need, s->model->path,
+        (unsigned long long)limit);
 }
 
 /* Lays out segments and stores encoded rows. */
@@ -77,8 +79,10 @@ static int make_slots(icae_slots **out, icae_session *s, const ic_ids *ids, floa
     IC_TRY(ic_encode(&values, &count, s, ids->ids, ids->count, rate));
     for (uint64_t i = 0; i < count * (uint64_t)s->model->config.width; i++)
         if (!isfinite(values[i])) {
-            rc = ic_fail(ICAE_EFORMAT, "the model gave slots that are not finite: its weights or the "
-                                       "adapter %s are damaged", a->path);
+            rc = ic_fail(ICAE_EFORMAT,
+                         "the model gave slots that are not finite: its weights or the "
+                         "adapter %s are damaged",
+                         a->path);
             goto done;
         }
     IC_TRY(ic_slots_new(&slots, s->model->config.width, count, (uint32_t)segments,
@@ -151,8 +155,10 @@ done:
 int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, size_t size)
 {
     if (!s->model->tokenizer)
-        return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read", s->model->path);
-    return ic_tokenizer_encode_untrusted(ids, s->model->tokenizer, text, size, s->adapter && s->adapter->bos);
+        return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read",
+                       s->model->path);
+    return ic_tokenizer_encode_untrusted(ids, s->model->tokenizer, text, size,
+                                         s->adapter && s->adapter->bos);
 }
 
 int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
@@ -205,7 +211,8 @@ int icae_slots_check(const icae_slots *slots, const icae_session *s)
         return ic_fail(ICAE_EMISMATCH, "the slots were made by base %.12s, this is base %.12s (%s)",
                        slots->base, s->model->identity, s->model->path);
     if (strcmp(slots->adapter, s->adapter->identity))
-        return ic_fail(ICAE_EMISMATCH, "the slots were made by adapter %.12s, this is adapter %.12s (%s)",
+        return ic_fail(ICAE_EMISMATCH,
+                       "the slots were made by adapter %.12s, this is adapter %.12s (%s)",
                        slots->adapter, s->adapter->identity, s->adapter->path);
     if (slots->width != s->model->config.width)
         return ic_fail(ICAE_EMISMATCH, "the slots are %d wide, the base %d", slots->width,

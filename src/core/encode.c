@@ -13,14 +13,14 @@
 /* Segments first … first + count - 1 as one packed batch. */
 typedef struct encoding {
     const icae_session *session;
-    int count;                /* segments in this batch */
-    int *start, *tail;        /* of the packed batch */
+    int count;         /* segments in this batch */
+    int *start, *tail; /* of the packed batch */
     float *pos;
     int32_t *text_row, *memory_row, *memory_from; /* rows of x for text and memory tokens */
     int text_rows, memory_rows;
-    const int32_t *text;      /* ids of the batch's first segment on */
-    float *slots;             /* all slots of the text, owned until handed out */
-    size_t first_slot;        /* of this batch */
+    const int32_t *text; /* ids of the batch's first segment on */
+    float *slots;        /* all slots of the text, owned until handed out */
+    size_t first_slot;   /* of this batch */
 } encoding;
 
 static void encode_body(ic_run *r, void *argument)
@@ -33,8 +33,8 @@ static void encode_body(ic_run *r, void *argument)
     r->be->rows(r->be, x.m, e->memory_row, a->memory, e->memory_from, e->memory_rows, 1, false);
     ic_batch b = {.seqs = e->count, .start = e->start, .pos = e->pos, .tail = e->tail};
     ic_var hidden = ic_transformer(r, m, &a->set, &b, x);
-    ic_mat out = ic_mat_of(e->slots + e->first_slot * (size_t)m->config.width, IC_F32, e->memory_rows,
-                           m->config.width);
+    ic_mat out = ic_mat_of(e->slots + e->first_slot * (size_t)m->config.width, IC_F32,
+                           e->memory_rows, m->config.width);
     r->be->rows(r->be, out, NULL, hidden.m, NULL, e->memory_rows, 1, false);
 }
 
@@ -77,7 +77,8 @@ static int encoding_new(encoding *e, uint64_t tokens, float rate, int segments)
     e->memory_row = ic_alloc(slots, sizeof *e->memory_row);
     e->memory_from = ic_alloc(slots, sizeof *e->memory_from);
     e->slots = ic_alloc(slots * (size_t)e->session->model->config.width, sizeof *e->slots);
-    bool ok = e->start && e->tail && e->pos && e->text_row && e->memory_row && e->memory_from && e->slots;
+    bool ok =
+        e->start && e->tail && e->pos && e->text_row && e->memory_row && e->memory_from && e->slots;
     return ok ? ICAE_OK : ICAE_ENOMEM;
 }
 
@@ -93,7 +94,8 @@ static void encoding_free(encoding *e)
 }
 
 /* The most segments from `first` on whose batch stays within the memory bound; at least one. */
-static int batch_size(icae_session *s, encoding *e, uint64_t tokens, float rate, int first, int left)
+static int batch_size(icae_session *s, encoding *e, uint64_t tokens, float rate, int first,
+                      int left)
 {
     size_t bound = s->memory ? (size_t)s->memory : DEFAULT_MEMORY;
     int count = left;
@@ -112,8 +114,8 @@ int ic_encode(float **values, uint64_t *slot_count, icae_session *s, const int32
     encoding e = {.session = s, .text = ids};
     for (uint64_t i = 0; i < tokens; i++)
         if (ids[i] < 0 || ids[i] >= s->model->config.vocabulary)
-            return ic_fail(ICAE_EINVAL, "token id %d is outside the model's vocabulary of %d", ids[i],
-                           s->model->config.vocabulary);
+            return ic_fail(ICAE_EINVAL, "token id %d is outside the model's vocabulary of %d",
+                           ids[i], s->model->config.vocabulary);
     int segments = ic_segment_count(s->adapter, rate, tokens);
     IC_TRY(encoding_new(&e, tokens, rate, segments));
     uint64_t done = 0;

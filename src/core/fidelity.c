@@ -24,7 +24,8 @@ bool ic_span_at(ic_span *out, const icae_slots *slots, uint32_t first)
     return true;
 }
 
-int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots, const ic_span *span)
+int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots,
+                   const ic_span *span)
 {
     int rc = ICAE_OK;
     double start;

@@ -53,8 +53,8 @@ int ic_prompt_ids(ic_prompt *p, const int32_t *ids, size_t count)
     int rc = ICAE_OK, vocabulary = p->session->model->config.vocabulary;
     for (size_t i = 0; i < count; i++) {
         if (ids[i] >= vocabulary || (ids[i] < 0 && (ids[i] < IC_FT || !p->session->adapter)))
-            return ic_fail(ICAE_EINVAL, "token id %d is outside the model's vocabulary of %d", ids[i],
-                           vocabulary);
+            return ic_fail(ICAE_EINVAL, "token id %d is outside the model's vocabulary of %d",
+                           ids[i], vocabulary);
         IC_TRY(add_row(p, ids[i], NULL, p->next));
         p->next += 1;
     }
@@ -87,7 +87,8 @@ int ic_prompt_slots(ic_prompt *p, const icae_slots *slots, uint32_t first, uint3
         int tokens = (int)slots->segment[s].tokens, k = (int)slots->segment[s].slots;
         bool spread = p->session->adapter->spread;
         for (int j = 0; j < k; j++, values += width)
-            IC_TRY(add_row(p, IC_SLOT, values, p->next + ic_slot_at(p->session->adapter, j, k, tokens)));
+            IC_TRY(add_row(p, IC_SLOT, values,
+                           p->next + ic_slot_at(p->session->adapter, j, k, tokens)));
         p->next += spread ? tokens : k;
     }
 done:
@@ -100,8 +101,8 @@ int ic_prompt_fits(const ic_prompt *p, uint64_t more, const char *what)
     double need = ceil(p->next) + (double)more;
     if (need <= m->config.max_positions)
         return ICAE_OK;
-    return ic_fail(ICAE_ELIMIT, "%s needs %.0f positions (%d rows and %llu to come), %s has %d", what,
-                   need, p->rows, (unsigned long long)more, m->path, m->config.max_positions);
+    return ic_fail(ICAE_ELIMIT, "%s needs %.0f positions (%d rows and %llu to come), %s has %d",
+                   what, need, p->rows, (unsigned long long)more, m->path, m->config.max_positions);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */
@@ -110,9 +111,9 @@ int ic_prompt_fits(const ic_prompt *p, uint64_t more, const char *what)
 typedef struct reading {
     const icae_session *session;
     const ic_read *reads;
-    int count;       /* prompts */
+    int count; /* prompts */
     int *start, *tail;
-    ic_kv **kv;      /* NULL: no caches */
+    ic_kv **kv; /* NULL: no caches */
     float *pos;
     int32_t *text_row, *text_id, *special_row, *special_id;
     int texts, specials, tails;
@@ -130,8 +131,8 @@ static void read_inputs(ic_run *r, const reading *rd, ic_var x)
         const ic_read *one = &rd->reads[s];
         for (int i = 0; i < one->count; i++)
             if (one->prompt->slot[one->first + i])
-                memcpy(ic_mat_row(x.m, (size_t)(rd->start[s] + i)), one->prompt->slot[one->first + i],
-                       (size_t)x.m.cols * sizeof(float));
+                memcpy(ic_mat_row(x.m, (size_t)(rd->start[s] + i)),
+                       one->prompt->slot[one->first + i], (size_t)x.m.cols * sizeof(float));
     }
 }
 
@@ -184,7 +185,8 @@ static void read_body(ic_run *r, void *argument)
     const icae_model *m = rd->session->model;
     ic_var x = ic_new(r, rd->start[rd->count], m->config.width, IC_F32);
     read_inputs(r, rd, x);
-    ic_batch b = {.seqs = rd->count, .start = rd->start, .pos = rd->pos, .tail = rd->tail, .kv = rd->kv};
+    ic_batch b = {
+        .seqs = rd->count, .start = rd->start, .pos = rd->pos, .tail = rd->tail, .kv = rd->kv};
     ic_var hidden = ic_transformer(r, m, NULL, &b, x);
     last_logits(r, rd, hidden);
     score_rows(r, rd, hidden);
@@ -223,7 +225,8 @@ int ic_read_rows(icae_session *s, const ic_read *reads, int count)
         rows += (size_t)reads[i].count;
     reading rd = {.session = s, .reads = reads, .count = count};
     /* one allocation: this runs once a generated token */
-    char *memory = ic_alloc(rows * 5 * sizeof(int32_t) + (2 * seqs + 1) * sizeof(int) + seqs * sizeof *rd.kv, 1);
+    char *memory = ic_alloc(
+        rows * 5 * sizeof(int32_t) + (2 * seqs + 1) * sizeof(int) + seqs * sizeof *rd.kv, 1);
     if (!memory)
         return ICAE_ENOMEM;
     rd.kv = (ic_kv **)(void *)memory;
@@ -258,9 +261,14 @@ int ic_prompt_read(icae_session *s, const ic_prompt *p, int first, int count, ic
     if (!kv && count > IC_READ_CHUNK)
         IC_TRY(ic_kv_new(&own, &s->model->config, s->act, count));
     for (int at = first; at < end;) {
-        int n = IC_MIN(IC_READ_CHUNK, end - at), last = at + n, score_from = IC_MAX(at, end - scored);
-        ic_read one = {.prompt = p, .first = at, .count = n, .kv = kv ? kv : own,
-                       .scored = IC_MAX(0, last - score_from), .logits = last == end ? logits : NULL};
+        int n = IC_MIN(IC_READ_CHUNK, end - at), last = at + n,
+            score_from = IC_MAX(at, end - scored);
+        ic_read one = {.prompt = p,
+                       .first = at,
+                       .count = n,
+                       .kv = kv ? kv : own,
+                       .scored = IC_MAX(0, last - score_from),
+                       .logits = last == end ? logits : NULL};
         if (one.scored) {
             one.targets = targets + (score_from - (end - scored));
             one.scores = scores + (score_from - (end - scored));

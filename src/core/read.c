@@ -43,13 +43,15 @@ static int take_id(void *user, int32_t id)
 }
 
 /* Runs one generation whose text goes to `o`, whose stream has begun. */
-static int write_ids(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
+static int write_ids(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g,
+                     output *o)
 {
     g->take = take_id;
     g->user = o;
     o->rc = ICAE_OK;
     int rc = ic_generate(s, p, first, kv, g);
-    return rc == ICAE_ECANCELLED && o->rc < 0 ? o->rc : rc; /* the decoder failed, nobody asked to stop */
+    return rc == ICAE_ECANCELLED && o->rc < 0 ? o->rc
+                                              : rc; /* the decoder failed, nobody asked to stop */
 }
 
 /* Delivers what the stream held back. */
@@ -64,7 +66,8 @@ static int end_stream(output *o)
 }
 
 /* One generation that is the whole output. */
-static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g, output *o)
+static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_generation *g,
+                    output *o)
 {
     ic_stream_begin(&o->decoder, s->model->tokenizer, true);
     int rc = write_ids(s, p, first, kv, g, o);
@@ -78,8 +81,9 @@ static int check_sampling(const icae_sampling *s)
 {
     if (s->temperature < 0 || !isfinite(s->temperature) || s->top_k < 0 ||
         !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
-        return ic_fail(ICAE_EINVAL, "sampling: temperature and top-k must not be negative, top-p and "
-                                    "min-p lie between 0 and 1");
+        return ic_fail(ICAE_EINVAL,
+                       "sampling: temperature and top-k must not be negative, top-p and "
+                       "min-p lie between 0 and 1");
     return ICAE_OK;
 }
 
@@ -107,7 +111,8 @@ static void finish(const ic_generation *g, const icae_generate_options *options)
 /* ---- restore ---------------------------------------------------------------------------------- */
 
 /* Corrections of one span, renumbered from its first token. */
-static void span_corrections(ic_generation *g, ic_correction *all, size_t count, const ic_span *span)
+static void span_corrections(ic_generation *g, ic_correction *all, size_t count,
+                             const ic_span *span)
 {
     size_t i = 0;
     while (i < count && all[i].at < span->first_token)
@@ -295,9 +300,9 @@ struct icae_chat {
     icae_session *session;
     ic_prompt prompt;
     ic_kv *kv;
-    int read;    /* prompt rows that are in the cache */
-    bool slots;  /* some part is slots */
-    bool plain;  /* v1 adapters: no template, [FT] on both sides */
+    int read;   /* prompt rows that are in the cache */
+    bool slots; /* some part is slots */
+    bool plain; /* v1 adapters: no template, [FT] on both sides */
     int turns;
 };
 

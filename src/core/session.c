@@ -17,7 +17,8 @@ int icae_session_new(icae_session **out, const icae_model *model, const icae_ada
     if (!model)
         return ic_fail(ICAE_EINVAL, "a session needs a model");
     if (adapter && adapter->model != model)
-        return ic_fail(ICAE_EMISMATCH, "the adapter %s was opened for another model", adapter->path);
+        return ic_fail(ICAE_EMISMATCH, "the adapter %s was opened for another model",
+                       adapter->path);
     icae_session *s = ic_alloc(1, sizeof *s);
     if (!s)
         return ICAE_ENOMEM;
@@ -29,7 +30,7 @@ int icae_session_new(icae_session **out, const icae_model *model, const icae_ada
     IC_TRY(ic_backend_cpu_new(&s->be, o->threads));
     IC_TRY(ic_backend_counting_new(&s->counting));
     bool plain = model->weight_dtype == IC_F32;
-    s->act = model->compute == ICAE_COMPUTE_BF16                           ? IC_BF16
+    s->act = model->compute == ICAE_COMPUTE_BF16                            ? IC_BF16
              : model->compute == ICAE_COMPUTE_AUTO && s->be->bf16 && !plain ? IC_BF16
                                                                             : IC_F32;
     *out = s;

@@ -21,9 +21,9 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    {"llama", 0, 0, 0, 1e-6, false, false},     {"mistral", 8, 0, 4096, 1e-6, false, false},
-    {"qwen2", 32, 0, 4096, 1e-6, false, true},  {"qwen3", 32, 128, 4096, 1e-6, false, true},
-    {"gemma", 16, 256, 0, 1e-6, true, false},   {"phi3", 0, 0, 0, 1e-5, false, false},
+    {"llama", 0, 0, 0, 1e-6, false, false},    {"mistral", 8, 0, 4096, 1e-6, false, false},
+    {"qwen2", 32, 0, 4096, 1e-6, false, true}, {"qwen3", 32, 128, 4096, 1e-6, false, true},
+    {"gemma", 16, 256, 0, 1e-6, true, false},  {"phi3", 0, 0, 0, 1e-5, false, false},
 };
 
 static const family *find_family(const char *name)
@@ -67,8 +67,8 @@ int ic_config_check(const ic_config *c, const char *name)
         return ic_fail(ICAE_EFORMAT, "%s: rope_theta is %g, expected a positive number", name,
                        c->rope_theta);
     if (c->rope_kind != IC_ROPE_PLAIN && !(c->rope_factor > 0))
-        return ic_fail(ICAE_EFORMAT, "%s: rope scaling factor is %g, expected a positive number", name,
-                       c->rope_factor);
+        return ic_fail(ICAE_EFORMAT, "%s: rope scaling factor is %g, expected a positive number",
+                       name, c->rope_factor);
     if (c->rope_kind == IC_ROPE_LLAMA3 &&
         !(c->rope_low > 0 && c->rope_high > c->rope_low && c->rope_original > 0))
         return ic_fail(ICAE_EFORMAT,
@@ -134,13 +134,14 @@ static int read_rope(ic_config *c, const ic_json *json, const char *name)
         c->rope_kind = IC_ROPE_LLAMA3;
         c->rope_low = ic_json_number(ic_json_get(scaling, "low_freq_factor"), 0);
         c->rope_high = ic_json_number(ic_json_get(scaling, "high_freq_factor"), 0);
-        c->rope_original = ic_json_number(
-            ic_json_get(scaling, "original_max_position_embeddings"), c->max_positions);
+        c->rope_original = ic_json_number(ic_json_get(scaling, "original_max_position_embeddings"),
+                                          c->max_positions);
     } else {
-        return ic_fail(ICAE_EUNSUPPORTED,
-                       "%s: rope scaling \"%s\" is not supported for %s (supported: default, linear, "
-                       "llama3)",
-                       name, kind, c->architecture);
+        return ic_fail(
+            ICAE_EUNSUPPORTED,
+            "%s: rope scaling \"%s\" is not supported for %s (supported: default, linear, "
+            "llama3)",
+            name, kind, c->architecture);
     }
     return ICAE_OK;
 }
@@ -159,12 +160,14 @@ static int read_layer_types(ic_config *c, const ic_json *types, const char *name
         if (s && !strcmp(s, "full_attention"))
             set_full(c, i);
         else if (!s || strcmp(s, "sliding_attention"))
-            return ic_fail(ICAE_EUNSUPPORTED,
-                           "%s: layer_types[%d] is %s (supported: full_attention, sliding_attention)",
-                           name, i, s ? s : "no string");
+            return ic_fail(
+                ICAE_EUNSUPPORTED,
+                "%s: layer_types[%d] is %s (supported: full_attention, sliding_attention)", name, i,
+                s ? s : "no string");
     }
     if (i < c->layers)
-        return ic_fail(ICAE_EFORMAT, "%s: layer_types has %d entries for %d layers", name, i, c->layers);
+        return ic_fail(ICAE_EFORMAT, "%s: layer_types has %d entries for %d layers", name, i,
+                       c->layers);
     return ICAE_OK;
 }
 
@@ -202,8 +205,9 @@ static int read_activation(ic_config *c, const ic_json *json, const char *name)
     c->activation = gemma ? IC_GELU_TANH : IC_SILU;
     if (gemma ? !strncmp(act, "gelu", 4) : !strcmp(act, "silu"))
         return ICAE_OK;
-    return ic_fail(ICAE_EUNSUPPORTED, "%s: hidden_act \"%s\" is not supported for %s (supported: %s)",
-                   name, act, c->architecture, gemma ? "gelu_pytorch_tanh" : "silu");
+    return ic_fail(ICAE_EUNSUPPORTED,
+                   "%s: hidden_act \"%s\" is not supported for %s (supported: %s)", name, act,
+                   c->architecture, gemma ? "gelu_pytorch_tanh" : "silu");
 }
 
 static void add_eos(ic_config *c, double id)
@@ -284,7 +288,8 @@ static double gguf_number(const ic_gguf *g, const char *arch, const char *key, d
     return v;
 }
 
-static int gguf_whole(int *out, const ic_gguf *g, const char *arch, const char *key, double otherwise)
+static int gguf_whole(int *out, const ic_gguf *g, const char *arch, const char *key,
+                      double otherwise)
 {
     double v = gguf_number(g, arch, key, otherwise);
     *out = v >= 0 && v <= 1 << 30 ? (int)v : -1;
@@ -306,10 +311,11 @@ static int gguf_rope(ic_config *c, const ic_gguf *g, const char *arch)
         c->rope_kind = IC_ROPE_LINEAR;
         c->rope_factor = gguf_number(g, arch, "rope.scaling.factor", 0);
     } else if (kind && !(n == 4 && !memcmp(kind, "none", 4))) {
-        return ic_fail(ICAE_EUNSUPPORTED,
-                       "%s: rope scaling \"%.*s\" is not supported (supported: none, linear, llama3 "
-                       "by rope_freqs)",
-                       g->path, (int)IC_MIN(n, 40), kind);
+        return ic_fail(
+            ICAE_EUNSUPPORTED,
+            "%s: rope scaling \"%.*s\" is not supported (supported: none, linear, llama3 "
+            "by rope_freqs)",
+            g->path, (int)IC_MIN(n, 40), kind);
     }
     return ICAE_OK;
 }
@@ -325,10 +331,11 @@ int ic_config_from_gguf(ic_config *c, const ic_gguf *g)
         if (strlen(families[i].name) == n && !memcmp(families[i].name, arch, n))
             f = &families[i];
     if (!f || !strcmp(f->name, "mistral")) /* GGUF files of Mistral say llama */
-        return ic_fail(ICAE_EUNSUPPORTED,
-                       "%s: architecture \"%.*s\" is not supported (supported: llama (also Mistral), "
-                       "qwen2, qwen3, gemma, phi3)",
-                       g->path, (int)IC_MIN(n, 40), arch ? arch : "");
+        return ic_fail(
+            ICAE_EUNSUPPORTED,
+            "%s: architecture \"%.*s\" is not supported (supported: llama (also Mistral), "
+            "qwen2, qwen3, gemma, phi3)",
+            g->path, (int)IC_MIN(n, 40), arch ? arch : "");
     strcpy(c->architecture, f->name);
     IC_TRY(gguf_whole(&c->width, g, f->name, "embedding_length", -1));
     IC_TRY(gguf_whole(&c->layers, g, f->name, "block_count", -1));

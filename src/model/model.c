@@ -17,9 +17,11 @@
 /* $ICAE_DATA, where the library was installed, or the source tree. */
 int ic_bundled_path(char **out, const char *name)
 {
-    const char *places[] = {getenv("ICAE_DATA"), ICAE_DATA_DIR,
+    const char *places[] = {
+        getenv("ICAE_DATA"),
+        ICAE_DATA_DIR,
 #ifdef ICAE_SOURCE_DIR
-                            ICAE_SOURCE_DIR "/demo",
+        ICAE_SOURCE_DIR "/demo",
 #endif
     };
     for (size_t i = 0; i < IC_COUNT(places); i++) {
@@ -34,8 +36,10 @@ int ic_bundled_path(char **out, const char *name)
         }
         ic_free(path);
     }
-    return ic_fail(ICAE_ENOTFOUND, "the bundled %s is not in %s; give a path, or set ICAE_DATA to the "
-                   "folder that holds it", name, ICAE_DATA_DIR);
+    return ic_fail(ICAE_ENOTFOUND,
+                   "the bundled %s is not in %s; give a path, or set ICAE_DATA to the "
+                   "folder that holds it",
+                   name, ICAE_DATA_DIR);
 }
 
 /* ---- Hugging Face folders --------------------------------------------------------------------- */
@@ -272,8 +276,8 @@ int icae_tokenize(int32_t **ids, size_t *count, const icae_model *m, const char 
     return ICAE_OK;
 }
 
-int icae_detokenize(char **text, size_t *size, const icae_model *m, const int32_t *ids, size_t count,
-                    bool skip_special)
+int icae_detokenize(char **text, size_t *size, const icae_model *m, const int32_t *ids,
+                    size_t count, bool skip_special)
 {
     ic_buffer b = {0};
     int rc = needs_tokenizer(m);

@@ -59,10 +59,12 @@ static int missing(const icae_model *m, const char *name)
 static int misshapen(const icae_model *m, const ic_tensor *t, int64_t rows, int64_t cols)
 {
     if (cols < 0)
-        return ic_fail(ICAE_EFORMAT, "%s: tensor %s has %lld x %lld elements, expected %lld", m->path,
-                       t->name, (long long)t->dim[0], (long long)t->dim[1], (long long)rows);
-    return ic_fail(ICAE_EFORMAT, "%s: tensor %s is %lld x %lld, expected %lld x %lld", m->path, t->name,
-                   (long long)t->dim[0], (long long)t->dim[1], (long long)rows, (long long)cols);
+        return ic_fail(ICAE_EFORMAT, "%s: tensor %s has %lld x %lld elements, expected %lld",
+                       m->path, t->name, (long long)t->dim[0], (long long)t->dim[1],
+                       (long long)rows);
+    return ic_fail(ICAE_EFORMAT, "%s: tensor %s is %lld x %lld, expected %lld x %lld", m->path,
+                   t->name, (long long)t->dim[0], (long long)t->dim[1], (long long)rows,
+                   (long long)cols);
 }
 
 static int matrix(ic_mat *out, icae_model *m, const char *name, int64_t rows, int64_t cols)
@@ -73,8 +75,9 @@ static int matrix(ic_mat *out, icae_model *m, const char *name, int64_t rows, in
     if (t->rank != 2 || t->dim[0] != rows || t->dim[1] != cols)
         return misshapen(m, t, rows, cols);
     if (!is_weight_type(t->dtype))
-        return ic_fail(ICAE_EUNSUPPORTED, "%s: tensor %s has type %s; weights must be floating point",
-                       m->path, name, ic_dtypes[t->dtype].name);
+        return ic_fail(ICAE_EUNSUPPORTED,
+                       "%s: tensor %s has type %s; weights must be floating point", m->path, name,
+                       ic_dtypes[t->dtype].name);
     void *data = (void *)(uintptr_t)t->data;
     size_t unit = ic_dtypes[t->dtype].quantised ? 2 : (size_t)ic_dtypes[t->dtype].bytes;
     if ((uintptr_t)data % unit) {
@@ -134,7 +137,8 @@ static place place_of(const icae_model *m, int layer, int target)
         bool attention = target <= IC_V;
         p.rows = attention ? q + 2 * kv : 2 * (int64_t)c->ffn_width;
         p.first = target == IC_K ? q : target == IC_V ? q + kv : target == IC_UP ? c->ffn_width : 0;
-        name = attention ? (m->gguf ? "attn_qkv" : "qkv_proj") : (m->gguf ? "ffn_up" : "gate_up_proj");
+        name =
+            attention ? (m->gguf ? "attn_qkv" : "qkv_proj") : (m->gguf ? "ffn_up" : "gate_up_proj");
     }
     if (m->gguf)
         snprintf(p.name, sizeof p.name, "blk.%d.%s", layer, name);
@@ -166,8 +170,8 @@ done:
     return rc;
 }
 
-static int layer_vector(const float **out, icae_model *m, int layer, const char *hf, const char *gguf,
-                        int64_t n, float add)
+static int layer_vector(const float **out, icae_model *m, int layer, const char *hf,
+                        const char *gguf, int64_t n, float add)
 {
     char name[112];
     if (m->gguf)
@@ -183,7 +187,8 @@ static int bind_layer(icae_model *m, int l, float norm_add)
     const ic_config *c = &m->config;
     ic_layer *y = &m->layer[l];
     IC_TRY(layer_vector(&y->attn_norm, m, l, "input_layernorm", "attn_norm", c->width, norm_add));
-    IC_TRY(layer_vector(&y->mlp_norm, m, l, "post_attention_layernorm", "ffn_norm", c->width, norm_add));
+    IC_TRY(layer_vector(&y->mlp_norm, m, l, "post_attention_layernorm", "ffn_norm", c->width,
+                        norm_add));
     if (c->qk_norm) {
         IC_TRY(layer_vector(&y->q_norm, m, l, "self_attn.q_norm", "attn_q_norm", c->head_width, 0));
         IC_TRY(layer_vector(&y->k_norm, m, l, "self_attn.k_norm", "attn_k_norm", c->head_width, 0));
@@ -221,11 +226,11 @@ static int identify(icae_model *m)
     if (rc < 0)
         return rc;
     char text[512];
-    int n = snprintf(text, sizeof text, "icae-base-1 %s %d %d %d %d %d %d %d %.9g %d %d %d %.9g %d %.9g",
+    int n = snprintf(text, sizeof text,
+                     "icae-base-1 %s %d %d %d %d %d %d %d %.9g %d %d %d %.9g %d %.9g",
                      c->architecture, c->width, c->layers, c->heads, c->kv_heads, c->head_width,
-                     c->ffn_width, c->vocabulary, (double)c->norm_eps, c->window,
-                     c->rope_width, c->rope_interleaved, c->rope_theta, (int)c->rope_kind,
-                     c->rope_factor);
+                     c->ffn_width, c->vocabulary, (double)c->norm_eps, c->window, c->rope_width,
+                     c->rope_interleaved, c->rope_theta, (int)c->rope_kind, c->rope_factor);
     ic_hash_add(h, text, (size_t)n);
     ic_hash_add(h, c->full_layers, sizeof c->full_layers);
     hash_matrix(h, m, m->embed);
@@ -253,7 +258,8 @@ int ic_weights_bind(icae_model *m)
         return ICAE_ENOMEM;
     IC_TRY(matrix(&m->embed, m, m->gguf ? "token_embd.weight" : "model.embed_tokens.weight",
                   c->vocabulary, c->width));
-    IC_TRY(vector(&m->norm, m, m->gguf ? "output_norm.weight" : "model.norm.weight", c->width, norm_add));
+    IC_TRY(vector(&m->norm, m, m->gguf ? "output_norm.weight" : "model.norm.weight", c->width,
+                  norm_add));
     m->head = m->embed;
     if (!c->tied_head)
         IC_TRY(matrix(&m->head, m, m->gguf ? "output.weight" : "lm_head.weight", c->vocabulary,
