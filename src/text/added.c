@@ -85,7 +85,7 @@ static int is_word(const ic_added *a, const char *text, size_t size, ic_matcher 
     char older[4];
     size_t start, end;
     ic_next_char(&code, text, size);
-    int length = ic_utf8_encode(older, ic_older_character(code));
+    int length = ic_utf8_encode(older, ic_older_character(code, true));
     ic_find find = {.regex = a->word, .text = older, .size = (size_t)length};
     return ic_find_next(&start, &end, &find, m);
 }
@@ -156,7 +156,8 @@ int ic_added_split(const ic_added *a, int which, const char *text, size_t size, 
             end = strip_right(text, size, end);
         if (done_to < start)
             IC_TRY(fn(user, IC_NO_TOKEN, done_to, start - done_to));
-        IC_TRY(fn(user, token->id, start, end > start ? end - start : 0));
+        if (start < end) /* else what was stripped before has swallowed it */
+            IC_TRY(fn(user, token->id, start, end - start));
         done_to = end;
     }
     if (done_to < size)
@@ -275,6 +276,7 @@ int ic_added_parse(ic_tokenizer *t, const ic_json *node)
     if (count > IC_MAX_ID)
         return ic_fail(ICAE_ELIMIT, "%.200s: %zu added tokens", t->name, count);
     int32_t next = (int32_t)t->vocab.count;
+    ic_scratch_limit(&scratch, 0);
     IC_TRY(ic_vocab_new(&a->names, count));
     a->tokens = ic_alloc(count + 1, sizeof *a->tokens);
     if (!a->tokens) {

@@ -57,7 +57,8 @@ int ic_bpe_reserve(ic_bpe *b, size_t merges)
     return ICAE_OK;
 }
 
-int ic_bpe_add_merge(ic_bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id, bool replace)
+int ic_bpe_add_merge(ic_bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id,
+                     bool replace)
 {
     int rc = ic_bpe_reserve(b, b->merge_count + 1);
     if (rc < 0)
@@ -208,19 +209,19 @@ static int32_t find_char(const ic_vocab *v, uint32_t code, const char *text, siz
     return code < IC_COUNT(v->latin) ? v->latin[code] : ic_vocab_find(v, text, size);
 }
 
-/* The id of a character with what the model puts in front of or behind it. */
-static int find_decorated(int32_t *id, const work *w, size_t at, size_t size)
+/* A character with what the model puts in front of or behind it. */
+static int decorate(ic_buffer *out, const work *w, size_t at, size_t size)
 {
     const ic_bpe *b = w->b;
-    const char *prefix = b->prefix && at > 0 ? b->prefix : "";
-    const char *suffix = b->suffix && at + size == w->size ? b->suffix : "";
-    char *text = ic_format("%s%.*s%s", prefix, (int)size, w->text + at, suffix);
-    if (!text)
-        return ICAE_ENOMEM;
-    /* A 0 character ends %.*s early; such a symbol is in no vocabulary. */
-    *id = w->text[at] ? ic_vocab_find(w->v, text, strlen(text)) : IC_NO_TOKEN;
-    ic_free(text);
-    return ICAE_OK;
+    int rc = ICAE_OK;
+    out->size = 0;
+    if (b->prefix && at > 0)
+        rc = ic_buffer_add(out, b->prefix, strlen(b->prefix));
+    if (rc >= 0)
+        rc = ic_buffer_add(out, w->text + at, size);
+    if (rc >= 0 && b->suffix && at + size == w->size)
+        rc = ic_buffer_add(out, b->suffix, strlen(b->suffix));
+    return rc;
 }
 
 static bool has_bytes(const ic_vocab *v, const char *text, size_t size)
@@ -231,22 +232,23 @@ static bool has_bytes(const ic_vocab *v, const char *text, size_t size)
     return true;
 }
 
-/* An unknown character. Unknown ones in a row may become one symbol, which is why the last is held
- * back; bytes do not release it (as in Hugging Face's). */
-static int add_unknown(work *w, size_t *held, size_t at, size_t size)
+/* An unknown character, `text` with its decoration. Unknown ones in a row may become one symbol,
+ * which is why the last is held back; bytes do not release it (as in Hugging Face's). */
+static int add_unknown(work *w, size_t *held, size_t at, size_t size, const char *text,
+                       size_t text_size)
 {
     const ic_bpe *b = w->b;
     int rc = ICAE_OK;
-    if (b->byte_fallback && has_bytes(w->v, w->text + at, size)) {
-        for (size_t i = 0; i < size && rc >= 0; i++)
-            rc = add_symbol(w, w->v->bytes[(unsigned char)w->text[at + i]], at + i, 1, false);
+    if (b->byte_fallback && has_bytes(w->v, text, text_size)) {
+        for (size_t i = 0; i < text_size && rc >= 0; i++)
+            rc = add_symbol(w, w->v->bytes[(unsigned char)text[i]], at, 1, false);
         return rc;
     }
     if (!b->unknown)
         return ICAE_OK;
     if (b->unknown_id < 0)
-        return ic_fail(ICAE_EFORMAT, "the tokenizer's unk_token \"%.100s\" is not in its vocabulary",
-                       b->unknown);
+        return ic_fail(ICAE_EFORMAT,
+                       "the tokenizer's unk_token \"%.100s\" is not in its vocabulary", b->unknown);
     if (*held && b->fuse_unknown)
         *held += size;
     else {
@@ -261,28 +263,34 @@ static int make_symbols(work *w)
 {
     int rc = ICAE_OK;
     size_t held = 0;
-    const bool decorated = w->b->prefix || w->b->suffix;
+    ic_buffer decorated = {0};
     for (size_t at = 0; at < w->size;) {
         uint32_t code;
-        size_t size = (size_t)ic_next_char(&code, w->text + at, w->size - at);
+        size_t size = (size_t)ic_next_char(&code, w->text + at, w->size - at), text_size = size;
+        const char *text = w->text + at;
         int32_t id;
-        if (decorated)
-            IC_TRY(find_decorated(&id, w, at, size));
-        else
-            id = find_char(w->v, code, w->text + at, size);
+        if (w->b->prefix || w->b->suffix) {
+            IC_TRY(decorate(&decorated, w, at, size));
+            text = decorated.data;
+            text_size = decorated.size;
+            id = ic_vocab_find(w->v, text, text_size);
+        } else {
+            id = find_char(w->v, code, text, size);
+        }
         if (id >= 0 || w->b->ranks || w->b->keep_unknown) {
             if (held)
                 IC_TRY(add_symbol(w, w->b->unknown_id, at, held, false));
             held = 0;
             IC_TRY(add_symbol(w, id, at, size, true));
         } else {
-            IC_TRY(add_unknown(w, &held, at, size));
+            IC_TRY(add_unknown(w, &held, at, size, text, text_size));
         }
         at += size;
     }
     if (held)
         rc = add_symbol(w, w->b->unknown_id, w->size, held, false);
 done:
+    ic_buffer_free(&decorated);
     return rc;
 }
 
@@ -318,9 +326,8 @@ static size_t merge_small(const work *w, ic_symbol *s, size_t n)
     for (size_t i = 0; i + 1 < n; i++) {
         uint32_t rank;
         int32_t id;
-        best[i] = find_pair(&rank, &id, w, &s[i], &s[i + 1])
-                      ? (uint64_t)rank << 32 | (uint32_t)id
-                      : EMPTY;
+        best[i] = find_pair(&rank, &id, w, &s[i], &s[i + 1]) ? (uint64_t)rank << 32 | (uint32_t)id
+                                                             : EMPTY;
     }
     while (n > 1) {
         size_t at = 0;

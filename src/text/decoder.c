@@ -27,10 +27,14 @@ static const struct {
     const char *type;
     ic_decoder_kind kind;
 } kinds[] = {
-    {"ByteLevel", IC_DECODE_BYTE_LEVEL},       {"Metaspace", IC_DECODE_METASPACE},
-    {"Replace", IC_DECODE_REPLACE},            {"ByteFallback", IC_DECODE_BYTE_FALLBACK},
-    {"Fuse", IC_DECODE_FUSE},                  {"Strip", IC_DECODE_STRIP},
-    {"BPEDecoder", IC_DECODE_BPE},             {"WordPiece", IC_DECODE_WORDPIECE},
+    {"ByteLevel", IC_DECODE_BYTE_LEVEL},
+    {"Metaspace", IC_DECODE_METASPACE},
+    {"Replace", IC_DECODE_REPLACE},
+    {"ByteFallback", IC_DECODE_BYTE_FALLBACK},
+    {"Fuse", IC_DECODE_FUSE},
+    {"Strip", IC_DECODE_STRIP},
+    {"BPEDecoder", IC_DECODE_BPE},
+    {"WordPiece", IC_DECODE_WORDPIECE},
 };
 
 static int copy_text(ic_decoder *d, const ic_tokenizer *t, const ic_json *node, const char *type,
@@ -175,7 +179,8 @@ static int byte_level(run *r)
             bytes.data[bytes.size++] = (char)byte;
         }
     }
-    size_t whole = r->part.last ? bytes.size : ic_utf8_whole(bytes.data ? bytes.data : "", bytes.size);
+    size_t whole =
+        r->part.last ? bytes.size : ic_utf8_whole(bytes.data ? bytes.data : "", bytes.size);
     if (r->part.open)
         *r->part.open = bytes.size - whole;
     for (size_t at = 0; at < whole;) {
@@ -264,9 +269,9 @@ static int replace_fixed(ic_buffer *b, const char *from, const char *to)
 static int wordpiece(run *r, const char *text, size_t size, bool first)
 {
     static const char *const clean[][2] = {
-        {" .", "."},    {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},
-        {" n't", "n't"}, {" 'm", "'m"},        {" do not", " don't"},          {" 's", "'s"},
-        {" 've", "'ve"}, {" 're", "'re"},
+        {" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},
+        {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
+        {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
     };
     size_t prefix = strlen(r->d->text);
     ic_buffer b = {0};
@@ -348,8 +353,8 @@ done:
 
 static int fuse(run *r)
 {
-    int rc = r->in.data.size ? ic_buffer_add(&r->out.data, r->in.data.data, r->in.data.size)
-                             : ICAE_OK;
+    int rc =
+        r->in.data.size ? ic_buffer_add(&r->out.data, r->in.data.data, r->in.data.size) : ICAE_OK;
     return rc < 0 ? rc : end_text(&r->out);
 }
 
@@ -426,6 +431,7 @@ int ic_decoders_run(ic_buffer *out, const ic_tokenizer *t, const int32_t *ids, s
     int rc = ICAE_OK;
     if (part.open)
         *part.open = 0;
+    r.in.data.limit = r.out.data.limit = IC_GROWTH + count * 1024;
     for (size_t i = 0; i < count; i++) {
         size_t size;
         const char *text = ic_decode_source(t, ids[i], skip_special, &size);

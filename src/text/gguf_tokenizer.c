@@ -2,8 +2,8 @@
  * gguf_tokenizer.c - tokenizers from GGUF metadata: kinds "llama" (pieces merged by score) and "gpt2"
  * (byte-level BPE), token for token as llama.cpp.
  *
- * Owns what only these have: types of tokens, special tokens cut out longest first, the space in front
- * of a text, bos and eos. Merging and decoding are those of all tokenizers.
+ * Owns the reading of what only these have: types of tokens, which are cut out of texts, the space in
+ * front of a text, bos and eos. Merging and decoding are those of all tokenizers.
  */
 #include "text/internal.h"
 
@@ -13,21 +13,6 @@
 
 /* GGUF value types */
 enum { TYPE_INT32 = 5, TYPE_FLOAT32 = 6, TYPE_STRING = 8, TYPE_ARRAY = 9 };
-
-/* What a token is, as bits; tokenizer.ggml.token_type counts from 1. */
-enum {
-    TOKEN_UNKNOWN = 1 << 2,
-    TOKEN_CONTROL = 1 << 3,
-    TOKEN_USER = 1 << 4,
-    TOKEN_STRIPS_RIGHT = 1 << 7,
-};
-
-struct ic_gguf_text {
-    bool by_score, space_prefix, add_bos, add_eos;
-    unsigned char *types; /* by id */
-    int32_t *cut;         /* ids that are found in a text as a whole, longest first */
-    size_t cut_count;
-};
 
 void ic_gguf_text_free(ic_gguf_text *g)
 {
@@ -41,17 +26,16 @@ void ic_gguf_text_free(ic_gguf_text *g)
 /* ---- how kinds of byte-level BPE cut text ----------------------------------------------------- */
 
 #define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-#define GPT2                                                                                       \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-#define WORDS       "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
-#define SYMBOLS     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
-#define SPACES      "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3      CONTRACTIONS WORDS "|\\p{N}{1,3}" SYMBOLS SPACES
-#define QWEN2       CONTRACTIONS WORDS "|\\p{N}" SYMBOLS SPACES
-#define UPPER_PART  "((?=[\\p{L}])([^a-z]))"
-#define LOWER_PART  "((?=[\\p{L}])([^A-Z]))"
-#define CASED(tail)                                                                                \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER_PART "*" LOWER_PART "+" tail                                    \
+#define GPT2         "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define WORDS        "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
+#define SYMBOLS      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+#define SPACES       "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define LLAMA3       CONTRACTIONS WORDS "|\\p{N}{1,3}" SYMBOLS SPACES
+#define QWEN2        CONTRACTIONS WORDS "|\\p{N}" SYMBOLS SPACES
+#define UPPER_PART   "((?=[\\p{L}])([^a-z]))"
+#define LOWER_PART   "((?=[\\p{L}])([^A-Z]))"
+#define CASED(tail)                                             \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER_PART "*" LOWER_PART "+" tail \
     "|[^\\r\\n\\p{L}\\p{N}]?" UPPER_PART "+" LOWER_PART "*" tail
 
 static const struct {
@@ -62,20 +46,32 @@ static const struct {
     {",default,", false, false, {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {",llama-bpe,llama3,llama-v3,falcon3,falcon-h1,pixtral,midm-2.0,lfm2,", true, true, {LLAMA3}},
     {",dbrx,smaug-bpe,glm4,chatglm-bpe,", false, false, {LLAMA3}},
-    {",qwen2,deepseek-r1-qwen,kormo,f2llmv2,megrez,stablelm2,hunyuan,solar-open,grok-2,", false,
-     false, {QWEN2}},
-    {",qwen35,", false, false,
+    {",qwen2,deepseek-r1-qwen,kormo,f2llmv2,megrez,stablelm2,hunyuan,solar-open,grok-2,",
+     false,
+     false,
+     {QWEN2}},
+    {",qwen35,",
+     false,
+     false,
      {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"
                    "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" SPACES}},
-    {",gpt-2,phi-2,mpt,olmo,jais,trillion,exaone4,gigachat,a.x-4.0,mellum,granite-docling,", false,
-     false, {GPT2}},
-    {",smollm,starcoder,refact,command-r,codeshell,exaone,minerva-7b,", false, false,
+    {",gpt-2,phi-2,mpt,olmo,jais,trillion,exaone4,gigachat,a.x-4.0,mellum,granite-docling,",
+     false,
+     false,
+     {GPT2}},
+    {",smollm,starcoder,refact,command-r,codeshell,exaone,minerva-7b,",
+     false,
+     false,
      {"\\p{N}", GPT2}},
     {",tekken,", true, true, {CASED("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" SPACES}},
-    {",gpt-4o,llama4,kanana2,", false, false,
+    {",gpt-4o,llama4,kanana2,",
+     false,
+     false,
      {CASED(CONTRACTIONS "?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" SPACES}},
     {",falcon,", false, false, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},
-    {",deepseek-v3,hunyuan-dense,", false, false,
+    {",deepseek-v3,hunyuan-dense,",
+     false,
+     false,
      {"\\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
       "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
       "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" SPACES}},
@@ -88,9 +84,9 @@ static int unknown_cutter(const ic_gguf *g, const char *name, size_t size)
         if (ic_buffer_addf(&known, "%s%.*s", i ? ", " : "", (int)strlen(cutters[i].names) - 2,
                            cutters[i].names + 1) < 0)
             break;
-    int rc = ic_fail(ICAE_EUNSUPPORTED,
-                     "%.200s: tokenizer.ggml.pre is \"%.*s\"; supported are %s", g->path,
-                     (int)IC_MIN(size, (size_t)50), name, known.data ? known.data : "others");
+    int rc =
+        ic_fail(ICAE_EUNSUPPORTED, "%.200s: tokenizer.ggml.pre is \"%.*s\"; supported are %s",
+                g->path, (int)IC_MIN(size, (size_t)50), name, known.data ? known.data : "others");
     ic_buffer_free(&known);
     return rc;
 }
@@ -175,8 +171,8 @@ static int read_tokens(ic_tokenizer *t, const ic_gguf *g)
         }
         t->bpe.longest = IC_MAX(t->bpe.longest, size);
         if (proper && ic_vocab_find(&t->vocab, text, size) >= 0)
-            return ic_fail(ICAE_EFORMAT, "%.200s: tokenizer.ggml.tokens has \"%.*s\" twice", g->path,
-                           (int)IC_MIN(size, (size_t)50), text);
+            return ic_fail(ICAE_EFORMAT, "%.200s: tokenizer.ggml.tokens has \"%.*s\" twice",
+                           g->path, (int)IC_MIN(size, (size_t)50), text);
         rc = ic_vocab_set(&t->vocab, id, text, size, proper);
     }
     t->bpe.public_size = t->size;
@@ -194,22 +190,63 @@ static bool is_named(const char *text, const char *const *names, size_t count)
 /* Some files call tokens normal that llama.cpp knows to be control tokens, by their text. */
 static unsigned type_of(const char *text, int declared, bool harmony)
 {
-    static const char *const control[] = {
-        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-        "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-        "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<｜end▁of▁sentence｜>",
-        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
-        "<|code_prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>",
-        "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>",
-        "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|fim_pad|>", "<fim-pad>",
-        "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
-        "<reponame>", "<|file_sep|>"};
+    static const char *const control[] = {"<|eot_id|>",
+                                          "<|im_end|>",
+                                          "<|end|>",
+                                          "<|return|>",
+                                          "<|call|>",
+                                          "<|flush|>",
+                                          "<|calls|>",
+                                          "<end_of_turn>",
+                                          "<|endoftext|>",
+                                          "</s>",
+                                          "<|eom_id|>",
+                                          "<EOT>",
+                                          "_<EOT>",
+                                          "[EOT]",
+                                          "[EOS]",
+                                          "<|end_of_text|>",
+                                          "<end_of_utterance>",
+                                          "<eos>",
+                                          "<｜end▁of▁sentence｜>",
+                                          "<|fim_prefix|>",
+                                          "<fim-prefix>",
+                                          "<fim_prefix>",
+                                          "<｜fim▁begin｜>",
+                                          "<PRE>",
+                                          "▁<PRE>",
+                                          "<|code_prefix|>",
+                                          "<|fim_suffix|>",
+                                          "<fim-suffix>",
+                                          "<fim_suffix>",
+                                          "<｜fim▁hole｜>",
+                                          "<SUF>",
+                                          "▁<SUF>",
+                                          "<|code_suffix|>",
+                                          "<|fim_middle|>",
+                                          "<fim-middle>",
+                                          "<fim_middle>",
+                                          "<｜fim▁end｜>",
+                                          "<MID>",
+                                          "▁<MID>",
+                                          "<|code_middle|>",
+                                          "<|fim_pad|>",
+                                          "<fim-pad>",
+                                          "<fim_pad>",
+                                          "<PAD>",
+                                          "[PAD]",
+                                          "<|fim_repo|>",
+                                          "<|repo_name|>",
+                                          "<fim-repo>",
+                                          "<REPO>",
+                                          "<reponame>",
+                                          "<|file_sep|>"};
     static const char *const user[] = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"};
     unsigned type = declared >= 1 && declared <= 6 ? 1u << declared : 0;
     if (is_named(text, control, IC_COUNT(control)))
-        type |= TOKEN_CONTROL;
+        type |= IC_TOKEN_CONTROL;
     if (is_named(text, user, IC_COUNT(user)) || (harmony && strcmp(text, "<|end|>") == 0))
-        type = TOKEN_USER;
+        type = IC_TOKEN_USER;
     return type;
 }
 
@@ -226,13 +263,13 @@ static int read_types(ic_tokenizer *t, const ic_gguf *g)
     if (!t->gguf->types || !t->special || !t->decode_text)
         return ICAE_ENOMEM;
     bool call = ic_tokenizer_id(t, "<|call|>") >= 0 || ic_tokenizer_id(t, "<|calls|>") >= 0;
-    bool harmony = call && (ic_tokenizer_id(t, "<|return|>") >= 0 ||
-                            ic_tokenizer_id(t, "<|flush|>") >= 0);
+    bool harmony =
+        call && (ic_tokenizer_id(t, "<|return|>") >= 0 || ic_tokenizer_id(t, "<|flush|>") >= 0);
     for (int32_t id = 0; id < t->size; id++) {
         int declared = types ? (int)ic_gguf_element(types, (uint64_t)id) : 1;
         unsigned type = type_of(ic_tokenizer_token(t, id), declared, harmony);
         t->gguf->types[id] = (unsigned char)type;
-        if (type & (TOKEN_CONTROL | TOKEN_UNKNOWN))
+        if (type & (IC_TOKEN_CONTROL | IC_TOKEN_UNKNOWN))
             t->special[id] = 3;
     }
     return ICAE_OK;
@@ -257,8 +294,9 @@ static int read_specials(ic_tokenizer *t, const ic_gguf *g)
     x->add_eos = ic_gguf_number(g, "tokenizer.ggml.add_eos_token", false) != 0;
     x->space_prefix = ic_gguf_number(g, "tokenizer.ggml.add_space_prefix", x->space_prefix) != 0;
     if ((x->add_bos && t->bos < 0) || (x->add_eos && t->eos < 0))
-        return ic_fail(ICAE_EFORMAT, "%.200s: the tokenizer adds a token (%s) that it does not name",
-                       g->path, t->bos < 0 ? "bos" : "eos");
+        return ic_fail(ICAE_EFORMAT,
+                       "%.200s: the tokenizer adds a token (%s) that it does not name", g->path,
+                       t->bos < 0 ? "bos" : "eos");
     return ICAE_OK;
 }
 
@@ -303,10 +341,10 @@ static int index_cut(ic_tokenizer *t, const ic_gguf *g)
     for (int32_t id = 0; id < t->size; id++) {
         size_t size;
         const char *text = ic_vocab_text(&t->vocab, id, &size);
-        if (!(x->types[id] & (TOKEN_CONTROL | TOKEN_USER | TOKEN_UNKNOWN)))
+        if (!(x->types[id] & (IC_TOKEN_CONTROL | IC_TOKEN_USER | IC_TOKEN_UNKNOWN)))
             continue;
         if (phi3 && !is_named(text, plain, IC_COUNT(plain)))
-            x->types[id] |= TOKEN_STRIPS_RIGHT;
+            x->types[id] |= IC_TOKEN_STRIPS_RIGHT;
         list[x->cut_count++] = (sized_id){size, id};
     }
     qsort(list, x->cut_count, sizeof *list, compare_sizes);
@@ -379,7 +417,8 @@ static int intern(int32_t *id, ic_vocab *v, const char *text, size_t size)
     return ic_vocab_set(v, *id, text, size, true);
 }
 
-static int read_merge(ic_tokenizer *t, const char *text, size_t size, uint32_t rank, ic_buffer *joined)
+static int read_merge(ic_tokenizer *t, const char *text, size_t size, uint32_t rank,
+                      ic_buffer *joined)
 {
     int32_t left, right, id;
     int rc;
@@ -462,7 +501,8 @@ static int hash_all(ic_tokenizer *t, const ic_gguf *g)
     const ic_gguf_text *x = t->gguf;
     size_t size = 0;
     const char *pre = ic_gguf_string(g, "tokenizer.ggml.pre", &size);
-    int rc = ic_buffer_addf(&b, "%d %d %d %d ", x->by_score, x->space_prefix, x->add_bos, x->add_eos);
+    int rc =
+        ic_buffer_addf(&b, "%d %d %d %d ", x->by_score, x->space_prefix, x->add_bos, x->add_eos);
     if (rc >= 0)
         rc = ic_buffer_add(&b, x->types, (size_t)t->size);
     if (rc >= 0 && t->bpe.ranks)
@@ -508,147 +548,5 @@ int ic_tokenizer_from_gguf(ic_tokenizer **out, const ic_gguf *g)
         ic_tokenizer_free(*out);
         *out = NULL;
     }
-    return rc;
-}
-
-/* ---- encoding --------------------------------------------------------------------------------- */
-
-/* A part of the text, or a token that was found. */
-typedef struct fragment {
-    size_t start, size;
-    int32_t id; /* IC_NO_TOKEN: text */
-} fragment;
-
-typedef struct fragments {
-    fragment *items;
-    size_t count, capacity;
-} fragments;
-
-static int add_fragment(fragments *f, fragment item)
-{
-    int rc = ic_grow(&f->items, &f->capacity, f->count + 1, sizeof *f->items);
-    if (rc >= 0)
-        f->items[f->count++] = item;
-    return rc;
-}
-
-/* Cuts one token out of all fragments of text. */
-static int cut_token(fragments *to, const fragments *from, const char *text, const ic_tokenizer *t,
-                     int32_t id)
-{
-    size_t size;
-    int rc = ICAE_OK;
-    const char *token = ic_vocab_text(&t->vocab, id, &size);
-    to->count = 0;
-    for (size_t i = 0; i < from->count && rc >= 0; i++) {
-        fragment f = from->items[i];
-        const char *hit;
-        while (f.id < 0 && f.size && rc >= 0 &&
-               (hit = memmem(text + f.start, f.size, token, size))) {
-            size_t before = (size_t)(hit - text) - f.start;
-            if (before)
-                rc = add_fragment(to, (fragment){f.start, before, IC_NO_TOKEN});
-            if (rc >= 0)
-                rc = add_fragment(to, (fragment){f.start + before, size, id});
-            f.start += before + size;
-            f.size -= before + size;
-            while (t->gguf->types[id] & TOKEN_STRIPS_RIGHT && f.size &&
-                   strchr(" \t\n\v\f\r", text[f.start]) && text[f.start]) {
-                f.start++;
-                f.size--;
-            }
-        }
-        if (rc >= 0 && (f.id >= 0 || f.size))
-            rc = add_fragment(to, f);
-    }
-    return rc;
-}
-
-/* All pairs of bytes of the text, to see fast what cannot be in it. */
-static void mark_pairs(unsigned char pairs[8192], const char *text, size_t size)
-{
-    memset(pairs, 0, 8192);
-    for (size_t i = 0; i + 1 < size; i++) {
-        unsigned pair = (unsigned)(unsigned char)text[i] << 8 | (unsigned char)text[i + 1];
-        pairs[pair >> 3] |= (unsigned char)(1u << (pair & 7));
-    }
-}
-
-static bool may_hold(const unsigned char pairs[8192], const char *token, size_t size)
-{
-    for (size_t i = 0; i + 1 < size; i++) {
-        unsigned pair = (unsigned)(unsigned char)token[i] << 8 | (unsigned char)token[i + 1];
-        if (!(pairs[pair >> 3] >> (pair & 7) & 1))
-            return false;
-    }
-    return true;
-}
-
-static int cut_all(fragments *out, const ic_tokenizer *t, const char *text, size_t size,
-                   bool untrusted)
-{
-    const ic_gguf_text *x = t->gguf;
-    fragments next = {0};
-    unsigned char pairs[8192];
-    int rc = size ? add_fragment(out, (fragment){0, size, IC_NO_TOKEN}) : ICAE_OK;
-    mark_pairs(pairs, text, size);
-    for (size_t i = 0; i < x->cut_count && rc >= 0; i++) {
-        size_t length;
-        const char *token = ic_vocab_text(&t->vocab, x->cut[i], &length);
-        if (untrusted && x->types[x->cut[i]] & (TOKEN_CONTROL | TOKEN_UNKNOWN))
-            continue;
-        if (length > size || !may_hold(pairs, token, length))
-            continue;
-        rc = cut_token(&next, out, text, t, x->cut[i]);
-        fragments swapped = *out;
-        *out = next;
-        next = swapped;
-    }
-    ic_free(next.items);
-    return rc;
-}
-
-/* Spaces become U+2581; one more in front where a text begins. */
-static int encode_by_score(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
-                           bool space, ic_scratch *s)
-{
-    int rc;
-    s->normal.size = 0;
-    IC_TRY(ic_buffer_add(&s->normal, "▁", space ? 3 : 0));
-    for (size_t i = 0; i < size;) {
-        const char *hit = memchr(text + i, ' ', size - i);
-        size_t run = hit ? (size_t)(hit - text) - i : size - i;
-        IC_TRY(ic_buffer_add(&s->normal, text + i, run));
-        IC_TRY(ic_buffer_add(&s->normal, "▁", hit ? 3 : 0));
-        i += run + (hit != NULL);
-    }
-    rc = ic_bpe_encode(out, &t->bpe, &t->vocab, s->normal.data, s->normal.size, s);
-done:
-    return rc;
-}
-
-int ic_gguf_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, bool special,
-                   bool untrusted, ic_scratch *scratch)
-{
-    const ic_gguf_text *x = t->gguf;
-    fragments f = {0};
-    bool begins = true;
-    int rc = cut_all(&f, t, text, size, untrusted);
-    if (rc >= 0 && special && x->add_bos)
-        rc = ic_ids_add(out, t->bos);
-    for (size_t i = 0; i < f.count && rc >= 0; i++) {
-        const fragment *item = &f.items[i];
-        if (item->id >= 0)
-            rc = ic_ids_add(out, item->id);
-        else if (x->by_score)
-            rc = encode_by_score(out, t, text + item->start, item->size, begins && x->space_prefix,
-                                 scratch);
-        else
-            rc = ic_encode_piece(out, t, text + item->start, item->size, 0, scratch);
-        begins = item->id >= 0;
-    }
-    if (rc >= 0 && special && x->add_eos)
-        rc = ic_ids_add(out, t->eos);
-    ic_free(f.items);
     return rc;
 }

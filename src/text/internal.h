@@ -28,9 +28,9 @@ bool ic_is_numeric(uint32_t code);                /* Nd, Nl, No */
 bool ic_is_combining_mark(uint32_t code);         /* M as of Unicode 9 */
 /* Characters whose normal form was still unknown to Unicode 9. */
 bool ic_is_inert(uint32_t code);
-/* A stand-in of the same category and UTF-8 length for a character newer than Unicode 14; else
- * `code` itself. */
-uint32_t ic_older_character(uint32_t code);
+/* A stand-in of the same category and UTF-8 length for a character newer than Unicode 14 (but not
+ * newer than 15.1 unless `knows_16`); else `code` itself. */
+uint32_t ic_older_character(uint32_t code, bool knows_16);
 
 /* Decodes the character at s of valid UTF-8. */
 static inline int ic_next_char(uint32_t *code, const char *s, size_t n)
@@ -39,10 +39,31 @@ static inline int ic_next_char(uint32_t *code, const char *s, size_t n)
     return length > 0 ? length : -length;
 }
 
-/* ---- regular expressions (pattern.c, regex.c) ------------------------------------------------- */
+/* ---- regular expressions (pattern.c, pattern_class.c, regex.c) -------------------------------- */
 
 /* Rewrites a pattern from the syntax of Oniguruma (what Hugging Face uses) to PCRE2's. */
 int ic_pattern_translate(ic_buffer *out, const char *pattern, const char *where);
+
+/* A set of characters on its way: `simple` fits between brackets, `others` are alternatives that
+ * each match one character (pattern_class.c). */
+typedef struct ic_charset {
+    ic_buffer simple, others;
+} ic_charset;
+
+int ic_charset_add_other(ic_charset *s, const char *pattern);
+/* Adds a class given by its body (what stands between brackets), or its complement. */
+int ic_charset_add_body(ic_charset *s, const char *body, bool negated);
+/* Appends a pattern that matches one character of the set. */
+int ic_charset_write(ic_buffer *out, const ic_charset *s, bool negated);
+void ic_charset_free(ic_charset *s);
+int ic_class_write(ic_buffer *out, const char *body, bool negated);
+/* A name without case, spaces, '-' and '_'; false if it is none. */
+bool ic_plain_name(char *out, size_t room, const char *name, size_t size);
+/* Bodies of POSIX classes (NULL: none such), of \p{name} (in `room`, checked by PCRE2), and of the
+ * letters s w d h. */
+const char *ic_class_named(const char *name);
+const char *ic_property_body(char room[64], const char *name);
+const char *ic_class_of_letter(char letter);
 
 typedef struct ic_regex ic_regex;
 typedef struct ic_matcher ic_matcher; /* scratch of one thread */
@@ -50,6 +71,7 @@ typedef struct ic_matcher ic_matcher; /* scratch of one thread */
 int ic_regex_new(ic_regex **out, const char *pattern, const char *where);
 int ic_regex_new_literal(ic_regex **out, const char *text); /* matches this text */
 void ic_regex_free(ic_regex *r);
+void ic_regex_as_unicode_15(ic_regex *r); /* characters of Unicode 16 are not assigned yet */
 bool ic_regex_is_literal(const ic_regex *r);
 bool ic_regex_is_one_char(const ic_regex *r); /* a fixed text of one character */
 
@@ -121,6 +143,10 @@ typedef struct ic_scratch {
     ic_ids ids;
 } ic_scratch;
 
+/* Steps may lengthen a text, and steps from a hostile file without end: by so many bytes at most,
+ * besides a multiple of its size. Beyond is ICAE_ELIMIT. */
+#define IC_GROWTH ((size_t)1 << 26)
+void ic_scratch_limit(ic_scratch *s, size_t size);
 void ic_scratch_free(ic_scratch *s);
 
 /* ---- vocabulary (vocab.c) --------------------------------------------------------------------- */
@@ -164,8 +190,8 @@ typedef struct ic_bpe {
     size_t merge_slots, merge_count;
     uint64_t *joins; /* hash table of pairs of characters some merge may join; NULL: not known */
     size_t join_slots;
-    uint32_t *ranks; /* by score (GGUF "llama"): rank of every id; NULL: by merges */
-    size_t longest;  /* by score: longest token */
+    uint32_t *ranks;     /* by score (GGUF "llama"): rank of every id; NULL: by merges */
+    size_t longest;      /* by score: longest token */
     int32_t public_size; /* ids from here on are inner results that are no tokens */
     char *unknown, *prefix, *suffix; /* NULL: none */
     int32_t unknown_id;
@@ -174,7 +200,8 @@ typedef struct ic_bpe {
 } ic_bpe;
 
 int ic_bpe_reserve(ic_bpe *b, size_t merges);
-int ic_bpe_add_merge(ic_bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id, bool replace);
+int ic_bpe_add_merge(ic_bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id,
+                     bool replace);
 int ic_bpe_index_joins(ic_bpe *b, const ic_vocab *v); /* makes long pieces fast */
 int ic_bpe_encode(ic_ids *out, const ic_bpe *b, const ic_vocab *v, const char *text, size_t size,
                   ic_scratch *scratch);
@@ -192,7 +219,7 @@ typedef struct ic_added_token {
 typedef struct ic_added {
     ic_added_token *tokens;
     size_t count;
-    ic_vocab names; /* contents and ids */
+    ic_vocab names;                   /* contents and ids */
     const ic_added_token **sorted[2]; /* by text; not normalised, normalised */
     size_t sorted_count[2];
     uint32_t first[2][257]; /* where tokens of a first byte begin in sorted */
@@ -227,7 +254,13 @@ typedef struct ic_normalizer {
     ic_regex *regex;
 } ic_normalizer;
 
-typedef enum { IC_REMOVED, IC_ISOLATED, IC_MERGED_PREVIOUS, IC_MERGED_NEXT, IC_CONTIGUOUS } ic_behavior;
+typedef enum {
+    IC_REMOVED,
+    IC_ISOLATED,
+    IC_MERGED_PREVIOUS,
+    IC_MERGED_NEXT,
+    IC_CONTIGUOUS
+} ic_behavior;
 
 typedef enum {
     IC_PRE_BYTE_LEVEL,
@@ -285,22 +318,36 @@ typedef struct ic_decoder {
 
 /* What part of a list of ids is decoded. */
 typedef struct ic_decode_part {
-    bool first;  /* begins the text */
-    bool last;   /* ends it */
+    bool first;   /* begins the text */
+    bool last;    /* ends it */
     size_t *open; /* not last: bytes that wait for the rest of a character (ByteLevel) */
 } ic_decode_part;
 
 /* ---- the tokenizer ---------------------------------------------------------------------------- */
 
-typedef struct ic_gguf_text ic_gguf_text; /* what only GGUF vocabularies have (gguf_tokenizer.c) */
+/* What a token of a GGUF vocabulary is, as bits: 1 << tokenizer.ggml.token_type, and one more. */
+enum {
+    IC_TOKEN_UNKNOWN = 1 << 2,
+    IC_TOKEN_CONTROL = 1 << 3,
+    IC_TOKEN_USER = 1 << 4,
+    IC_TOKEN_STRIPS_RIGHT = 1 << 7,
+};
+
+/* What only GGUF vocabularies have (gguf_tokenizer.c, gguf_encode.c). */
+typedef struct ic_gguf_text {
+    bool by_score, space_prefix, add_bos, add_eos;
+    unsigned char *types; /* by id */
+    int32_t *cut;         /* ids that are found in a text as a whole, longest first */
+    size_t cut_count;
+} ic_gguf_text;
 
 struct ic_tokenizer {
     char *name;
     ic_vocab vocab;
     ic_bpe bpe;
     ic_added added;
-    int32_t size;         /* ids are below: vocabulary and added tokens */
-    char **decode_text;   /* by id: what decoding starts from if not the vocabulary's text; or NULL */
+    int32_t size;       /* ids are below: vocabulary and added tokens */
+    char **decode_text; /* by id: what decoding starts from if not the vocabulary's text; or NULL */
     unsigned char *special; /* by id: 1 special, 2 left out by skip_special */
     ic_normalizer *normalizers;
     size_t normalizer_count;
@@ -327,6 +374,7 @@ int ic_decoders_parse(ic_tokenizer *t, const ic_json *node);
 int ic_model_parse(ic_tokenizer *t, const ic_json *node);
 int ic_added_parse(ic_tokenizer *t, const ic_json *node);
 int ic_tokenizer_add_decoder(ic_tokenizer *t, ic_decoder_kind kind, ic_decoder **out);
+/* Steps of GGUF tokenizers. */
 int ic_tokenizer_add_split(ic_tokenizer *t, const char *pattern, ic_behavior behavior);
 int ic_tokenizer_add_byte_level(ic_tokenizer *t);
 void ic_normalizers_free(ic_tokenizer *t);
@@ -345,8 +393,8 @@ int ic_decoders_run(ic_buffer *out, const ic_tokenizer *t, const int32_t *ids, s
 int ic_gguf_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, bool special,
                    bool untrusted, ic_scratch *scratch);
 /* Splits and merges text that holds no added tokens. */
-int ic_encode_piece(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, size_t origin,
-                    ic_scratch *scratch);
+int ic_encode_piece(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
+                    size_t origin, ic_scratch *scratch);
 
 /* What decoding one id starts from; NULL: nothing. */
 const char *ic_decode_source(const ic_tokenizer *t, int32_t id, bool skip_special, size_t *size);
@@ -356,8 +404,8 @@ bool ic_decoders_can_stream(const ic_tokenizer *t);
 int ic_decoders_is_byte(const ic_tokenizer *t, int32_t id, bool first); /* 0, 1, or an error */
 
 /* The 256 characters of byte-level tokenizers (vocab.c). */
-int ic_byte_char(char out[4], unsigned char byte);    /* UTF-8, not terminated; returns its size */
-int ic_char_byte(uint32_t code);                      /* -1: none */
+int ic_byte_char(char out[4], unsigned char byte); /* UTF-8, not terminated; returns its size */
+int ic_char_byte(uint32_t code);                   /* -1: none */
 int ic_append_byte_level(ic_buffer *out, const char *text, size_t size);
 
 /* Grows an array of `size`-byte items to hold `wanted`; at least doubles. */
@@ -373,7 +421,8 @@ int ic_json_need_string(const char **out, const ic_tokenizer *t, const ic_json *
 int ic_json_need_char(char out[8], const ic_tokenizer *t, const ic_json *node, const char *what,
                       const char *key);
 /* "pattern": {"String": …} or {"Regex": …}. */
-int ic_json_need_pattern(ic_regex **out, const ic_tokenizer *t, const ic_json *node, const char *what);
+int ic_json_need_pattern(ic_regex **out, const ic_tokenizer *t, const ic_json *node,
+                         const char *what);
 /* A whole number from 0 to `max`. */
 int ic_json_need_count(size_t *out, const ic_tokenizer *t, const ic_json *node, const char *what,
                        const char *key, size_t max);

@@ -78,6 +78,12 @@ void ic_pieces_free(ic_pieces *p)
     *p = (ic_pieces){0};
 }
 
+void ic_scratch_limit(ic_scratch *s, size_t size)
+{
+    size_t limit = size < SIZE_MAX / 32 ? IC_GROWTH + 16 * size : SIZE_MAX / 2;
+    s->normal.limit = s->other.limit = s->pieces.text.limit = s->spare.text.limit = limit;
+}
+
 void ic_scratch_free(ic_scratch *s)
 {
     ic_buffer_free(&s->valid);

@@ -24,8 +24,9 @@ static int parse_vocab(ic_tokenizer *t, const ic_json *node)
         int32_t id = (int32_t)number;
         const char *other = ic_vocab_text(&t->vocab, id, &(size_t){0});
         if (other)
-            return ic_fail(ICAE_EFORMAT, "%.200s: model.vocab gives id %d to \"%.50s\" and \"%.50s\"",
-                           t->name, id, other, text);
+            return ic_fail(ICAE_EFORMAT,
+                           "%.200s: model.vocab gives id %d to \"%.50s\" and \"%.50s\"", t->name,
+                           id, other, text);
         if (ic_vocab_find(&t->vocab, text, size) >= 0)
             return ic_fail(ICAE_EFORMAT, "%.200s: model.vocab has \"%.50s\" twice", t->name, text);
         rc = ic_vocab_set(&t->vocab, id, text, size, true);
@@ -33,7 +34,8 @@ static int parse_vocab(ic_tokenizer *t, const ic_json *node)
     return rc;
 }
 
-static int find_token(int32_t *id, const ic_tokenizer *t, const char *text, size_t size, size_t rank)
+static int find_token(int32_t *id, const ic_tokenizer *t, const char *text, size_t size,
+                      size_t rank)
 {
     *id = ic_vocab_find(&t->vocab, text, size);
     if (*id < 0)

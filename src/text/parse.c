@@ -56,7 +56,8 @@ int ic_json_need_char(char out[8], const ic_tokenizer *t, const ic_json *node, c
     return ICAE_OK;
 }
 
-int ic_json_need_pattern(ic_regex **out, const ic_tokenizer *t, const ic_json *node, const char *what)
+int ic_json_need_pattern(ic_regex **out, const ic_tokenizer *t, const ic_json *node,
+                         const char *what)
 {
     const ic_json *pattern = ic_json_get(node, "pattern");
     const char *text = ic_json_string(ic_json_get(pattern, "String"));

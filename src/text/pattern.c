@@ -2,10 +2,9 @@
  * pattern.c - rewrites regular expressions from Oniguruma's syntax, which tokenizer.json files are
  * written for, to PCRE2's.
  *
- * What differs: what \s, \w, \d, \h, \v, \b and POSIX brackets mean, names of properties, nested
- * character classes and their intersections, the reach of (?i), the letter of "dot matches all".
- * Everything that is a class becomes an explicit one, so PCRE2's own notion of it does not matter.
- * What cannot be said in PCRE2 is refused by name. Knows nothing of matching.
+ * What differs: what classes of characters are (pattern_class.c), nested classes and their
+ * intersections, the reach of (?i), the letter of "dot matches all". What cannot be said in PCRE2 is
+ * refused by name. Knows nothing of matching.
  */
 #include "text/internal.h"
 
@@ -14,131 +13,6 @@
 
 #define MAX_DEPTH 100
 #define ANY       "[\\x{0}-\\x{10ffff}]"
-#define NOTHING   "[^\\x{0}-\\x{10ffff}]"
-
-#define SPACE                                                                                   \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}" \
-    "\\x{205f}\\x{3000}"
-#define NOT_SPACE                                                                           \
-    "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-"  \
-    "\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}" \
-    "\\x{3001}-\\x{10ffff}"
-/* With what Unicode 16 adds to properties of older characters. */
-#define ALPHABETIC                                                                                 \
-    "\\p{Alphabetic}\\x{363}-\\x{36f}\\x{c04}\\x{f82}\\x{f83}\\x{1dd3}-\\x{1de6}\\x{11080}"        \
-    "\\x{11081}\\x{1171e}"
-#define LOWER      "\\p{Lowercase}\\x{10fc}\\x{a7f2}-\\x{a7f4}\\x{ab69}"
-#define WORD_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-/* Outside of brackets Oniguruma counts superscript digits and fractions of Latin-1 too. */
-#define WORD WORD_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
-#define HEX  "0-9A-Fa-f"
-
-/* Bodies of classes by name; spelling without case, spaces, '-' and '_'. */
-static const struct {
-    const char *name, *body;
-} named_classes[] = {
-    {"space", SPACE},
-    {"whitespace", SPACE},
-    {"word", WORD},
-    {"digit", "\\p{Nd}"},
-    {"xdigit", HEX},
-    {"asciihexdigit", HEX},
-    {"alpha", ALPHABETIC},
-    {"alphabetic", ALPHABETIC},
-    {"alnum", ALPHABETIC "\\p{Nd}"},
-    {"lower", LOWER},
-    {"lowercase", LOWER},
-    {"upper", "\\p{Uppercase}"},
-    {"punct", "\\p{P}"},
-    {"blank", "\\p{Zs}\\x{9}"},
-    {"cntrl", "\\p{Cc}"},
-    {"any", "\\x{0}-\\x{10ffff}"},
-    {"ascii", "\\x{0}-\\x{7f}"},
-};
-
-static const struct {
-    const char *name, *value;
-} long_categories[] = {
-    {"letter", "L"},
-    {"casedletter", "L&"},
-    {"lc", "L&"},
-    {"uppercaseletter", "Lu"},
-    {"lowercaseletter", "Ll"},
-    {"titlecaseletter", "Lt"},
-    {"modifierletter", "Lm"},
-    {"otherletter", "Lo"},
-    {"mark", "M"},
-    {"combiningmark", "M"},
-    {"nonspacingmark", "Mn"},
-    {"spacingmark", "Mc"},
-    {"enclosingmark", "Me"},
-    {"number", "N"},
-    {"decimalnumber", "Nd"},
-    {"letternumber", "Nl"},
-    {"othernumber", "No"},
-    {"punctuation", "P"},
-    {"connectorpunctuation", "Pc"},
-    {"dashpunctuation", "Pd"},
-    {"openpunctuation", "Ps"},
-    {"closepunctuation", "Pe"},
-    {"initialpunctuation", "Pi"},
-    {"finalpunctuation", "Pf"},
-    {"otherpunctuation", "Po"},
-    {"symbol", "S"},
-    {"mathsymbol", "Sm"},
-    {"currencysymbol", "Sc"},
-    {"modifiersymbol", "Sk"},
-    {"othersymbol", "So"},
-    {"separator", "Z"},
-    {"spaceseparator", "Zs"},
-    {"lineseparator", "Zl"},
-    {"paragraphseparator", "Zp"},
-    {"other", "C"},
-    {"control", "Cc"},
-    {"format", "Cf"},
-    {"surrogate", "Cs"},
-    {"privateuse", "Co"},
-    {"unassigned", "Cn"},
-};
-
-static const char *const short_categories[] = {
-    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl",
-    "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk",
-    "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Cs", "Co", "Cn",
-};
-
-static const char *const binary_properties[] = {
-    "cased",
-    "caseignorable",
-    "dash",
-    "diacritic",
-    "emoji",
-    "emojicomponent",
-    "emojimodifier",
-    "emojimodifierbase",
-    "emojipresentation",
-    "extendedpictographic",
-    "extender",
-    "graphemebase",
-    "graphemeextend",
-    "hexdigit",
-    "idcontinue",
-    "ideographic",
-    "idstart",
-    "joincontrol",
-    "lowercase",
-    "math",
-    "quotationmark",
-    "radical",
-    "regionalindicator",
-    "softdotted",
-    "terminalpunctuation",
-    "unifiedideograph",
-    "uppercase",
-    "variationselector",
-    "xidcontinue",
-    "xidstart",
-};
 
 typedef struct reader {
     const char *pattern, *where;
@@ -167,122 +41,9 @@ static bool next_is(const reader *r, const char *text)
     return strncmp(r->pattern + r->at, text, strlen(text)) == 0;
 }
 
-static bool is_letter(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
 static bool is_digit(char c)
 {
     return c >= '0' && c <= '9';
-}
-
-/* ---- what stands for one character ------------------------------------------------------------
- */
-
-/* A set of characters on its way: `simple` fits between brackets, `others` are alternatives that
- * each match one character. */
-typedef struct set {
-    ic_buffer simple, others;
-} set;
-
-static void set_free(set *s)
-{
-    ic_buffer_free(&s->simple);
-    ic_buffer_free(&s->others);
-}
-
-static int set_add_other(set *s, const char *pattern)
-{
-    int rc = ICAE_OK;
-    if (s->others.size)
-        rc = put(&s->others, "|");
-    return rc < 0 ? rc : put(&s->others, pattern);
-}
-
-/* Adds a class given by its body, or its complement. */
-static int set_add_body(set *s, const char *body, bool negated)
-{
-    if (!negated)
-        return put(&s->simple, body);
-    if (strcmp(body, SPACE) == 0)
-        return put(&s->simple, NOT_SPACE);
-    char *complement = ic_format("[^%s]", body);
-    if (!complement)
-        return ICAE_ENOMEM;
-    int rc = set_add_other(s, complement);
-    ic_free(complement);
-    return rc;
-}
-
-/* Appends a pattern that matches one character of the set. */
-static int set_write(ic_buffer *out, const set *s, bool negated)
-{
-    const char *simple = s->simple.size ? s->simple.data : NULL;
-    if (!s->others.size) {
-        if (!simple)
-            return put(out, negated ? ANY : NOTHING);
-        return ic_buffer_addf(out, "[%s%s]", negated ? "^" : "", simple);
-    }
-    const char *open = negated ? "(?:(?!" : "(?:", *close = negated ? ")" ANY ")" : ")";
-    if (simple)
-        return ic_buffer_addf(out, "%s[%s]|%s%s", open, simple, s->others.data, close);
-    return ic_buffer_addf(out, "%s%s%s", open, s->others.data, close);
-}
-
-static int write_body(ic_buffer *out, const char *body, bool negated)
-{
-    return ic_buffer_addf(out, "[%s%s]", negated ? "^" : "", body);
-}
-
-/* Writes a name without case, spaces, '-' and '_'; false if it is too long. */
-static bool plain_name(char *out, size_t room, const char *name, size_t size)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < size; i++) {
-        char c = name[i];
-        if (c == ' ' || c == '-' || c == '_')
-            continue;
-        if (n + 1 >= room || !(is_letter(c) || is_digit(c)))
-            return false;
-        out[n++] = c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
-    }
-    out[n] = 0;
-    return n > 0;
-}
-
-static const char *class_named(const char *name)
-{
-    for (size_t i = 0; i < IC_COUNT(named_classes); i++)
-        if (strcmp(named_classes[i].name, name) == 0)
-            return named_classes[i].body;
-    return NULL;
-}
-
-/* Body of the class \p{name}, in `room`; NULL: no such property. */
-static const char *property_body(char room[64], const char *name)
-{
-    const char *body = class_named(name), *category = NULL;
-    if (body)
-        return body;
-    for (size_t i = 0; i < IC_COUNT(long_categories) && !category; i++)
-        if (strcmp(long_categories[i].name, name) == 0)
-            category = long_categories[i].value;
-    for (size_t i = 0; i < IC_COUNT(short_categories) && !category; i++) {
-        char lower[4];
-        plain_name(lower, sizeof lower, short_categories[i], strlen(short_categories[i]));
-        if (strcmp(lower, name) == 0)
-            category = short_categories[i];
-    }
-    const char *prefix = category ? "" : "sc:";
-    for (size_t i = 0; i < IC_COUNT(binary_properties); i++)
-        if (strcmp(binary_properties[i], name) == 0)
-            prefix = "";
-    strcpy(room, "\\p{");
-    strcat(room, prefix);
-    strncat(room, category ? category : name, 48);
-    strcat(room, "}");
-    return room;
 }
 
 /* \p{…} or \P{…}, from behind the letter. */
@@ -301,31 +62,10 @@ static int read_property(char room[64], const char **body, bool *negated, reader
         begin++;
     }
     char name[48];
-    if (!plain_name(name, sizeof name, r->pattern + begin, end - begin))
+    if (!ic_plain_name(name, sizeof name, r->pattern + begin, end - begin))
         return refuse(r, "this property");
-    *body = property_body(room, name);
+    *body = ic_property_body(room, name);
     return ICAE_OK;
-}
-
-/* The class a letter behind a backslash stands for; NULL if none. */
-static const char *class_of_letter(char letter)
-{
-    switch (letter) {
-    case 's':
-    case 'S':
-        return SPACE;
-    case 'w':
-    case 'W':
-        return WORD;
-    case 'd':
-    case 'D':
-        return "\\p{Nd}";
-    case 'h':
-    case 'H':
-        return HEX;
-    default:
-        return NULL;
-    }
 }
 
 static int hex_value(char c)
@@ -383,25 +123,26 @@ static int read_escaped_char(uint32_t *code, reader *r)
 static int read_class(ic_buffer *out, reader *r, int depth);
 
 /* [:name:], from behind "[:". */
-static int read_posix(set *s, reader *r)
+static int read_posix(ic_charset *s, reader *r)
 {
     const char *end = strstr(r->pattern + r->at, ":]");
     bool negated = r->pattern[r->at] == '^';
     r->at += negated;
     char name[48];
     if (!end ||
-        !plain_name(name, sizeof name, r->pattern + r->at, (size_t)(end - (r->pattern + r->at))) ||
-        !class_named(name))
+        !ic_plain_name(name, sizeof name, r->pattern + r->at,
+                       (size_t)(end - (r->pattern + r->at))) ||
+        !ic_class_named(name))
         return refuse(r, "this POSIX bracket");
     r->at = (size_t)(end - r->pattern) + 2;
-    const char *body = class_named(name);
+    const char *body = ic_class_named(name);
     if (strcmp(name, "punct") == 0) /* in brackets symbols count too */
         body = "\\p{P}\\p{S}";
-    return set_add_body(s, strcmp(body, WORD) == 0 ? WORD_CLASS : body, negated);
+    return ic_charset_add_body(s, body, negated);
 }
 
 /* One item of a class; *is_char and *code if it is a single character (not added yet). */
-static int read_item(set *s, bool *is_char, uint32_t *code, reader *r, int depth)
+static int read_item(ic_charset *s, bool *is_char, uint32_t *code, reader *r, int depth)
 {
     *is_char = false;
     if (next_is(r, "[:") && strstr(r->pattern + r->at, ":]")) {
@@ -413,7 +154,7 @@ static int read_item(set *s, bool *is_char, uint32_t *code, reader *r, int depth
         ic_buffer inner = {0};
         int rc = read_class(&inner, r, depth + 1);
         if (rc >= 0)
-            rc = set_add_other(s, inner.data);
+            rc = ic_charset_add_other(s, inner.data);
         ic_buffer_free(&inner);
         return rc;
     }
@@ -423,7 +164,7 @@ static int read_item(set *s, bool *is_char, uint32_t *code, reader *r, int depth
         return ICAE_OK;
     }
     char letter = r->pattern[++r->at], room[64];
-    const char *body = letter ? class_of_letter(letter) : NULL;
+    const char *body = letter ? ic_class_of_letter(letter) : NULL;
     bool negated = letter >= 'A' && letter <= 'Z';
     if (letter == 'p' || letter == 'P') {
         r->at++;
@@ -440,11 +181,11 @@ static int read_item(set *s, bool *is_char, uint32_t *code, reader *r, int depth
         return read_escaped_char(code, r);
     }
     *is_char = false;
-    return set_add_body(s, strcmp(body, WORD) == 0 ? WORD_CLASS : body, negated);
+    return ic_charset_add_body(s, body, negated);
 }
 
 /* Items up to "]" or "&&". */
-static int read_items(set *s, reader *r, int depth, bool first)
+static int read_items(ic_charset *s, reader *r, int depth, bool first)
 {
     int rc = ICAE_OK;
     while (r->at < r->size && !next_is(r, "&&") && (first || r->pattern[r->at] != ']')) {
@@ -477,7 +218,7 @@ done:
 static int read_class(ic_buffer *out, reader *r, int depth)
 {
     int rc = ICAE_OK;
-    set s = {0};
+    ic_charset s = {0};
     ic_buffer all = {0};
     if (depth > MAX_DEPTH)
         return refuse(r, "so deep a nesting of classes");
@@ -497,21 +238,21 @@ static int read_class(ic_buffer *out, reader *r, int depth)
         /* All but the last of an intersection are looked at ahead. */
         parts = true;
         IC_TRY(put(&all, more ? "(?=" : ""));
-        IC_TRY(set_write(&all, &s, false));
+        IC_TRY(ic_charset_write(&all, &s, false));
         IC_TRY(put(&all, more ? ")" : ""));
-        set_free(&s);
-        s = (set){0};
+        ic_charset_free(&s);
+        s = (ic_charset){0};
         if (!more)
             break;
         r->at += 2;
     }
     r->at++;
     if (!parts)
-        rc = set_write(out, &s, negated);
+        rc = ic_charset_write(out, &s, negated);
     else
         rc = ic_buffer_addf(out, negated ? "(?:(?!%s)" ANY ")" : "(?:%s)", all.data);
 done:
-    set_free(&s);
+    ic_charset_free(&s);
     ic_buffer_free(&all);
     return rc;
 }
@@ -528,24 +269,26 @@ static int read_escape(ic_buffer *out, reader *r)
 {
     char letter = r->pattern[r->at], room[64];
     bool negated = letter >= 'A' && letter <= 'Z';
-    const char *body = letter ? class_of_letter(letter) : NULL;
-    static const char inside[] = "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))";
-    static const char border[] = "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))";
+    const char *body = letter ? ic_class_of_letter(letter) : NULL;
     if (body) {
         r->at++;
-        return write_body(out, body, negated);
+        return ic_class_write(out, body, negated);
     }
     switch (letter) {
     case 'p':
     case 'P': {
         r->at++;
         int rc = read_property(room, &body, &negated, r);
-        return rc < 0 ? rc : write_body(out, body, negated);
+        return rc < 0 ? rc : ic_class_write(out, body, negated);
     }
     case 'b':
     case 'B':
         r->at++;
-        return put(out, negated ? inside : border);
+        body = ic_class_of_letter('w');
+        return ic_buffer_addf(out,
+                              negated ? "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))"
+                                      : "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))",
+                              body, body, body, body);
     case 'R':
         r->at++;
         return put(out, "(?>\\r\\n|[\\x{a}-\\x{d}\\x{85}\\x{2028}\\x{2029}])");
@@ -613,7 +356,7 @@ static int read_options(ic_buffer *out, reader *r, nesting *n)
         else if (c == 'x' && now == off)
             continue; /* never on */
         else if ((c == 'i' || c == 'm') && strlen(now) < 4)
-            strncat(now, c == 'i' ? "i" : "s", 2);
+            now[strlen(now)] = c == 'i' ? 'i' : 's';
         else
             break;
     }

@@ -16,10 +16,11 @@ static int check_id(int32_t *out, const ic_tokenizer *t, const ic_json *node, co
 {
     double id = ic_json_number(node, -1);
     if (!(id >= 0 && id < t->size) || id != (double)(int32_t)id)
-        return ic_fail(ICAE_EFORMAT,
-                       "%.200s: %s names an id that is not a whole number below %d, the size of the "
-                       "vocabulary",
-                       t->name, what, t->size);
+        return ic_fail(
+            ICAE_EFORMAT,
+            "%.200s: %s names an id that is not a whole number below %d, the size of the "
+            "vocabulary",
+            t->name, what, t->size);
     *out = (int32_t)id;
     return ICAE_OK;
 }

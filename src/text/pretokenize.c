@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#define BYTE_LEVEL_PATTERN                                                                         \
+#define BYTE_LEVEL_PATTERN \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* \w and \s as Rust's regular expressions have them: words, and what is neither word nor space. */
 #define RUST_WORD          "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
@@ -36,7 +36,10 @@ int ic_tokenizer_add_split(ic_tokenizer *t, const char *pattern, ic_behavior beh
         return rc;
     p->kind = IC_PRE_SPLIT;
     p->behavior = behavior;
-    return ic_regex_new(&p->regex, pattern, t->name);
+    rc = ic_regex_new(&p->regex, pattern, t->name);
+    if (rc >= 0)
+        ic_regex_as_unicode_15(p->regex);
+    return rc;
 }
 
 int ic_tokenizer_add_byte_level(ic_tokenizer *t)
@@ -137,9 +140,8 @@ static int parse_members(ic_pretokenizer *p, const ic_tokenizer *t, const ic_jso
         return ICAE_OK;
     case IC_PRE_PUNCTUATION:
         p->behavior = IC_ISOLATED;
-        return ic_json_get(node, "behavior")
-                   ? parse_behavior(&p->behavior, t, node, "Punctuation")
-                   : ICAE_OK;
+        return ic_json_get(node, "behavior") ? parse_behavior(&p->behavior, t, node, "Punctuation")
+                                             : ICAE_OK;
     case IC_PRE_DELIMITER:
         return ic_json_need_char(p->replacement, t, node, type, "delimiter");
     case IC_PRE_FIXED_LENGTH:
@@ -389,8 +391,8 @@ static int metaspace(ic_scratch *s, const ic_pretokenizer *p)
     for (size_t i = 0; i < s->pieces.count; i++) {
         ic_span span = s->pieces.spans[i];
         const char *text = s->pieces.text.data + span.start;
-        bool there = text[0] == ' ' ||
-                     (span.size >= size && memcmp(text, p->replacement, size) == 0);
+        bool there =
+            text[0] == ' ' || (span.size >= size && memcmp(text, p->replacement, size) == 0);
         bool wanted = p->prepend == IC_PREPEND_ALWAYS ||
                       (p->prepend == IC_PREPEND_FIRST && span.start < s->pieces.origin);
         IC_TRY(add_replaced(s, span, wanted && !there ? p->replacement : "", p->replacement));

@@ -23,7 +23,7 @@ struct ic_regex {
     pcre2_general_context *memory;
     char *literal, *where;
     size_t literal_size;
-    bool jit;
+    bool jit, unicode_15;
 };
 
 struct ic_matcher {
@@ -52,8 +52,8 @@ static int no_memory(void)
 
 static int compile(ic_regex *r, const char *pattern, const char *original)
 {
-    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C |
-                       PCRE2_NO_UTF_CHECK;
+    uint32_t options =
+        PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_UTF_CHECK;
     pcre2_compile_context *context = pcre2_compile_context_create(r->memory);
     if (!context)
         return no_memory();
@@ -62,8 +62,8 @@ static int compile(ic_regex *r, const char *pattern, const char *original)
     pcre2_set_parens_nest_limit(context, 250);
     int number;
     size_t at;
-    r->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &number, &at,
-                            context);
+    r->code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &number, &at, context);
     pcre2_compile_context_free(context);
     if (!r->code && number == PCRE2_ERROR_HEAP_FAILED)
         return no_memory();
@@ -134,6 +134,11 @@ void ic_regex_free(ic_regex *r)
     ic_free(r);
 }
 
+void ic_regex_as_unicode_15(ic_regex *r)
+{
+    r->unicode_15 = true;
+}
+
 bool ic_regex_is_literal(const ic_regex *r)
 {
     return !r->code;
@@ -158,7 +163,7 @@ int ic_regex_subject(const char **subject, const ic_regex *r, const char *text, 
             continue;
         }
         size_t length = (size_t)ic_next_char(&code, text + i, size - i);
-        if ((older = ic_older_character(code)) != code) {
+        if ((older = ic_older_character(code, !r->unicode_15)) != code) {
             if (!copied) {
                 shadow->size = 0;
                 int rc = ic_buffer_add(shadow, text, size);
@@ -258,7 +263,8 @@ int ic_find_next(size_t *start, size_t *end, ic_find *f, ic_matcher *m)
             return 1;
         }
         uint32_t code;
-        f->at += f->at < f->size ? (size_t)ic_next_char(&code, f->text + f->at, f->size - f->at) : 1;
+        f->at +=
+            f->at < f->size ? (size_t)ic_next_char(&code, f->text + f->at, f->size - f->at) : 1;
     }
     return 0;
 }

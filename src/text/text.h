@@ -31,7 +31,8 @@ void ic_tokenizer_free(ic_tokenizer *t);
 
 /* Appends the ids of a text. `special`: run the post-processor (bos and the like). Added tokens
  * written out in the text are recognised unless `plain_text` (GGUF: llama.cpp's parse_special). */
-int ic_tokenizer_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, bool special);
+int ic_tokenizer_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
+                        bool special);
 /* As above, but added *special* tokens written out in the text are read as ordinary text: for text
  * that is not to be trusted. */
 int ic_tokenizer_encode_untrusted(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
@@ -42,9 +43,11 @@ int ic_tokenizer_encode_untrusted(ic_ids *out, const ic_tokenizer *t, const char
 int ic_tokenizer_decode(ic_buffer *out, const ic_tokenizer *t, const int32_t *ids, size_t count,
                         bool skip_special);
 
-int ic_tokenizer_size(const ic_tokenizer *t);                       /* ids are below this */
-int32_t ic_tokenizer_id(const ic_tokenizer *t, const char *token);  /* -1: none; as written in the vocabulary */
-const char *ic_tokenizer_token(const ic_tokenizer *t, int32_t id);  /* as written in the vocabulary; NULL: none */
+int ic_tokenizer_size(const ic_tokenizer *t); /* ids are below this */
+int32_t ic_tokenizer_id(const ic_tokenizer *t,
+                        const char *token); /* -1: none; as written in the vocabulary */
+const char *ic_tokenizer_token(const ic_tokenizer *t,
+                               int32_t id); /* as written in the vocabulary; NULL: none */
 bool ic_tokenizer_is_special(const ic_tokenizer *t, int32_t id);
 /* Ids that GGUF metadata names (bos, eos, …); -1 if unknown, as for tokenizer.json. */
 int32_t ic_tokenizer_bos(const ic_tokenizer *t);
@@ -66,11 +69,11 @@ bool ic_is_combining_mark(uint32_t code);         /* M as of Unicode 9 */
  * (skip_special true) whatever the decoder chain. */
 typedef struct ic_stream_decoder {
     const ic_tokenizer *tokenizer;
-    ic_ids ids;        /* not yet final */
-    ic_buffer text;    /* scratch: what these ids are, as far as it is known */
-    size_t given;      /* bytes of `text` already handed out */
-    bool started;      /* ids before these are done */
-    size_t fruitless;  /* times these ids had no text */
+    ic_ids ids;       /* not yet final */
+    ic_buffer text;   /* scratch: what these ids are, as far as it is known */
+    size_t given;     /* bytes of `text` already handed out */
+    bool started;     /* ids before these are done */
+    size_t fruitless; /* times these ids had no text */
     bool skip_special;
 } ic_stream_decoder;
 
@@ -84,27 +87,30 @@ void ic_stream_free(ic_stream_decoder *s);
 
 /* What stands around the user's message in each family. ICAE puts slots after `user_begin`. */
 typedef struct ic_chat_template {
-    const char *name;         /* "mistral", "llama2", "llama3", "chatml", "gemma", "phi3", "icae", "none" */
-    const char *begin;        /* once, before everything, behind bos */
-    bool bos;                 /* starts with the bos token */
-    const char *user_begin;   /* "[INST] " */
-    const char *user_end;     /* " [/INST]": end of user turn and start of the model's */
-    const char *reply_end;    /* after the model's reply, before the next user_begin (usually eos text) */
-    const char *end_of_turn;  /* token that ends a reply besides eos; NULL: eos alone */
+    const char *name; /* "mistral", "llama2", "llama3", "chatml", "gemma", "phi3", "icae", "none" */
+    const char *begin;      /* once, before everything, behind bos */
+    bool bos;               /* starts with the bos token */
+    const char *user_begin; /* "[INST] " */
+    const char *user_end;   /* " [/INST]": end of user turn and start of the model's */
+    const char
+        *reply_end; /* after the model's reply, before the next user_begin (usually eos text) */
+    const char *end_of_turn; /* token that ends a reply besides eos; NULL: eos alone */
 } ic_chat_template;
 
 /* By name; NULL if unknown. */
 const ic_chat_template *ic_chat_template_named(const char *name);
 /* Recognises the template from the Jinja text of tokenizer_config.json or GGUF by its markers, else
  * from the special tokens of the vocabulary, else "none". `jinja` may be NULL. Never NULL. */
-const ic_chat_template *ic_chat_template_recognise(const char *jinja, size_t size, const ic_tokenizer *t);
+const ic_chat_template *ic_chat_template_recognise(const char *jinja, size_t size,
+                                                   const ic_tokenizer *t);
 /* All names, comma separated, for messages. */
 const char *ic_chat_template_names(void);
 
 /* Ids around a prompt, exactly as the family's own template tokenizes them in one piece:
  *   left: bos?, begin, user_begin      right: user_end
  * For mistral: left 1 733 16289 28793 ("<s>[INST]"), right 733 28748 16289 28793 ("[/INST]"). */
-int ic_chat_left(ic_ids *out, const ic_chat_template *c, const ic_tokenizer *t, int32_t bos, bool first);
+int ic_chat_left(ic_ids *out, const ic_chat_template *c, const ic_tokenizer *t, int32_t bos,
+                 bool first);
 int ic_chat_right(ic_ids *out, const ic_chat_template *c, const ic_tokenizer *t);
 /* Ids that close a reply before the next turn. */
 int ic_chat_reply_end(ic_ids *out, const ic_chat_template *c, const ic_tokenizer *t, int32_t eos);

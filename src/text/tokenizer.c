@@ -14,9 +14,8 @@
 static int hash_json(ic_buffer *b, const ic_json *node)
 {
     const char *text = ic_json_string(node);
-    int rc = ic_buffer_addf(b, "%d %d %.17g %zu:", ic_json_is_bool(node),
-                            ic_json_bool(node, false), ic_json_number(node, 0),
-                            text ? strlen(text) : 0);
+    int rc = ic_buffer_addf(b, "%d %d %.17g %zu:", ic_json_is_bool(node), ic_json_bool(node, false),
+                            ic_json_number(node, 0), text ? strlen(text) : 0);
     if (rc >= 0 && text)
         rc = ic_buffer_add(b, text, strlen(text));
     for (const ic_json *i = ic_json_first(node); i && rc >= 0; i = ic_json_next(i)) {
@@ -134,7 +133,8 @@ static size_t valid_prefix(const char *text, size_t size)
     size_t at = 0;
     while (at < size) {
         uint32_t code;
-        int length = (unsigned char)text[at] < 0x80 ? 1 : ic_utf8_decode(&code, text + at, size - at);
+        int length =
+            (unsigned char)text[at] < 0x80 ? 1 : ic_utf8_decode(&code, text + at, size - at);
         if (length <= 0)
             break;
         at += (size_t)length;
@@ -206,8 +206,8 @@ typedef struct cutting {
     bool untrusted;
 } cutting;
 
-int ic_encode_piece(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, size_t origin,
-                    ic_scratch *scratch)
+int ic_encode_piece(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
+                    size_t origin, ic_scratch *scratch)
 {
     ic_pieces *p = &scratch->pieces;
     if (!t->pretokenizer_count)
@@ -284,6 +284,7 @@ static int encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t s
     if (size == 0)
         text = "";
     IC_TRY(make_valid(&text, &size, &s));
+    ic_scratch_limit(&s, size);
     IC_TRY(ic_matcher_new(&s.matcher));
     if (t->gguf) {
         rc = ic_gguf_encode(out, t, text, size, special, untrusted, &s);
@@ -301,7 +302,8 @@ done:
     return rc;
 }
 
-int ic_tokenizer_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size, bool special)
+int ic_tokenizer_encode(ic_ids *out, const ic_tokenizer *t, const char *text, size_t size,
+                        bool special)
 {
     return encode(out, t, text, size, special, false);
 }

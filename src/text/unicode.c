@@ -89,8 +89,8 @@ static int order_marks(region *r)
             }
             /* 8 bits of class, 35 of position, 21 of code point */
             for (size_t j = 0; j < n; j++)
-                r->keys[j] = class_of(r->codes[i + j]) << 56 | (uint64_t)j << 21 |
-                             (uint64_t)r->codes[i + j];
+                r->keys[j] =
+                    class_of(r->codes[i + j]) << 56 | (uint64_t)j << 21 | (uint64_t)r->codes[i + j];
             qsort(r->keys, n, sizeof *r->keys, compare_keys);
             for (size_t j = 0; j < n; j++)
                 r->codes[i + j] = (int32_t)(r->keys[j] & 0x1fffff);
@@ -179,9 +179,9 @@ done:
 
 /* Capitals that got a small letter in Unicode 15.1 to 17: first, last, first small one. */
 static const uint32_t newer_capitals[][3] = {
-    {0x1c89, 0x1c89, 0x1c8a},    {0xa7cb, 0xa7cb, 0x264},   {0xa7cc, 0xa7cc, 0xa7cd},
-    {0xa7ce, 0xa7ce, 0xa7cf},    {0xa7d2, 0xa7d2, 0xa7d3},  {0xa7d4, 0xa7d4, 0xa7d5},
-    {0xa7da, 0xa7da, 0xa7db},    {0xa7dc, 0xa7dc, 0x19b},   {0x10d50, 0x10d65, 0x10d70},
+    {0x1c89, 0x1c89, 0x1c8a},    {0xa7cb, 0xa7cb, 0x264},  {0xa7cc, 0xa7cc, 0xa7cd},
+    {0xa7ce, 0xa7ce, 0xa7cf},    {0xa7d2, 0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d4, 0xa7d5},
+    {0xa7da, 0xa7da, 0xa7db},    {0xa7dc, 0xa7dc, 0x19b},  {0x10d50, 0x10d65, 0x10d70},
     {0x16ea0, 0x16eb8, 0x16ebb},
 };
 
