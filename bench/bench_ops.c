@@ -155,11 +155,11 @@ static void bench_linear(ic_dtype x, ic_dtype w, int t, int n, int c)
         return;
     /* Few rows: enough different weights that they come from memory, as in decoding a model. */
     size_t bytes = (size_t)n * ic_row_bytes(w, (size_t)c);
-    int copies = t <= IC_GEMV_ROWS ? (int)((size_t)(96 << 20) / bytes + 1) : 1;
+    int copies = t <= 64 ? (int)((size_t)(96 << 20) / bytes + 1) : 1;
     ic_mat mx = new_mat(x, t, c), mw = new_mat(w, n * copies, c), my = new_mat(IC_F32, t, n);
     BEST(seconds, for (int i = 0; i < copies; i++)
                       be->linear(be, my, mx, ic_mat_rows(mw, i * n, n), NULL, 1, false));
-    if (t <= IC_GEMV_ROWS)
+    if (t <= 8)
         report_bytes(what, (double)bytes, seconds / copies);
     else
         report_flops(what, 2.0 * t * n * c, seconds / copies, x == IC_BF16);
@@ -285,7 +285,7 @@ int main(int argc, char **argv)
 {
     static const ic_dtype types[] = {IC_F32,  IC_F16,  IC_BF16, IC_Q8_0,
                                      IC_Q4_0, IC_Q4_K, IC_Q5_K, IC_Q6_K};
-    static const int rows[] = {1, 2, 4, 8, 9, 16, 32, 64, 640};
+    static const int rows[] = {1, 2, 3, 4, 6, 8, 16, 32, 64, 640};
     if (ic_backend_cpu_new(&be, argc > 1 ? atoi(argv[1]) : 0) < 0) {
         fprintf(stderr, "%s\n", icae_error_message());
         return 1;

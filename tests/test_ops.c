@@ -83,10 +83,11 @@ static double at(ic_mat m, int row, int col)
     return v;
 }
 
-/* Normalised mean square error of `got`; the gaps between rows must be untouched. */
+/* Normalised mean square error of `got` (values of size 1e-3 and less count as 1e-3); the gaps between
+ * rows must be untouched. */
 static double nmse(ic_mat got, ic_mat want)
 {
-    double error = 0, size = 0;
+    double error = 0, size = 1e-6 * want.rows * want.cols;
     for (int i = 0; i < want.rows; i++) {
         for (int j = 0; j < want.cols; j++) {
             double d = at(got, i, j) - at(want, i, j);
@@ -98,7 +99,7 @@ static double nmse(ic_mat got, ic_mat want)
         assert_memory_equal((char *)ic_mat_row(got, (size_t)i) + used,
                             (char *)ic_mat_row(want, (size_t)i) + used, all - used);
     }
-    return error == 0 ? 0 : error / (size > 0 ? size : 1e-30);
+    return error / size;
 }
 
 /* f32 results differ by rounding of sums only; bf16 ones by a rounding of the result (2^-9 relative,
@@ -218,6 +219,232 @@ static void test_outer(void **state)
                         shapes[i][1], shapes[i][2], j & 1 ? 0.5f : 1);
 }
 
+/* ---- row by row ------------------------------------------------------------------------------- */
+
+/* Shapes: one row, many rows, odd widths, and one large enough for threads. */
+static const int shapes[][2] = {{1, 1}, {1, 83}, {37, 65}, {3, 1030}, {130, 200}};
+
+static const ic_dtype act_types[] = {IC_F32, IC_BF16};
+
+/* Calls `body` for every shape (t, n) and pair of types (a, b). */
+#define EACH_SHAPE(body)                                                                           \
+    for (size_t shape_ = 0; shape_ < IC_COUNT(shapes); shape_++) {                                 \
+        for (int types_ = 0; types_ < 4; types_++) {                                               \
+            int t = shapes[shape_][0], n = shapes[shape_][1];                                      \
+            ic_dtype a = act_types[types_ & 1], b = act_types[types_ >> 1];                        \
+            body;                                                                                  \
+        }                                                                                          \
+    }
+
+static void check_rmsnorm(int t, int n, ic_dtype a, ic_dtype b)
+{
+    ic_mat x = new_mat(a, t, n, 3, 2), y = new_mat(b, t, n, 1, 1), want = copy_mat(y);
+    ic_mat dx = new_mat(a, t, n, 2, 1), want_dx = copy_mat(dx), w = new_mat(IC_F32, 1, n, 0, 1);
+    fast->rmsnorm(fast, y, x, w.data, 1e-5f);
+    ref->rmsnorm(ref, want, x, w.data, 1e-5f);
+    EXPECT_CLOSE(y, want, limit_of(b, b), "rmsnorm %s -> %s T %d D %d", name_of(a), name_of(b), t, n);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        fast->rmsnorm_back(fast, dx, want, x, w.data, 1e-5f, accumulate);
+        ref->rmsnorm_back(ref, want_dx, want, x, w.data, 1e-5f, accumulate);
+        /* with one column the two terms cancel almost wholly */
+        EXPECT_CLOSE(dx, want_dx, n == 1 ? 1e-2 : limit_of(a, a), "rmsnorm_back %s %s T %d D %d acc %d",
+                     name_of(a), name_of(b), t, n, accumulate);
+    }
+    free_mat(x), free_mat(y), free_mat(want), free_mat(dx), free_mat(want_dx), free_mat(w);
+}
+
+static void test_rmsnorm(void **state)
+{
+    (void)state;
+    EACH_SHAPE(check_rmsnorm(t, n, a, b));
+}
+
+static void check_rope(ic_dtype type, int t, int heads, int width, int half, bool interleaved)
+{
+    ic_mat x = new_mat(type, t, heads * width, 7, 1), want = copy_mat(x);
+    ic_mat c = new_mat(IC_F32, t, half, 0, 1), s = new_mat(IC_F32, t, half, 0, 1);
+    for (float sign = -1; sign <= 1; sign += 2) {
+        fast->rope(fast, x, heads, half, c.data, s.data, interleaved, sign);
+        ref->rope(ref, want, heads, half, c.data, s.data, interleaved, sign);
+        EXPECT_CLOSE(x, want, limit_of(type, type), "rope %s H %d K %d half %d", name_of(type), heads,
+                     width, half);
+    }
+    free_mat(x), free_mat(want), free_mat(c), free_mat(s);
+}
+
+static void test_rope(void **state)
+{
+    (void)state;
+    for (int b = 0; b < 2; b++) {
+        for (int i = 0; i < 2; i++) {
+            check_rope(act_types[b], 1, 1, 2, 1, i);
+            check_rope(act_types[b], 5, 3, 24, 12, i);
+            check_rope(act_types[b], 33, 4, 64, 20, i);
+            check_rope(act_types[b], 130, 2, 128, 64, i);
+        }
+    }
+}
+
+static void check_glu(int t, int n, ic_dtype a, ic_dtype b, ic_activation act)
+{
+    ic_mat gate = new_mat(a, t, n, 3, 4), up = new_mat(a, t, n, 0, 1), y = new_mat(b, t, n, 5, 1);
+    ic_mat want = copy_mat(y), dy = new_mat(b, t, n, 1, 1), dg = copy_mat(gate), du = copy_mat(up);
+    ic_mat want_dg = copy_mat(gate), want_du = copy_mat(up);
+    if (n > 4) { /* far ends of the exponential */
+        float far[] = {-120, 120, -20, 0};
+        ic_from_f32(gate.data, far, gate.dtype, 4);
+    }
+    fast->glu(fast, y, gate, up, act);
+    ref->glu(ref, want, gate, up, act);
+    EXPECT_CLOSE(y, want, limit_of(b, b), "glu %d %s %s T %d F %d", act, name_of(a), name_of(b), t, n);
+    fast->glu_back(fast, dg, du, dy, gate, up, act);
+    ref->glu_back(ref, want_dg, want_du, dy, gate, up, act);
+    EXPECT_CLOSE(dg, want_dg, limit_of(a, a), "glu_back gate %d %s T %d F %d", act, name_of(a), t, n);
+    EXPECT_CLOSE(du, want_du, limit_of(a, a), "glu_back up %d %s T %d F %d", act, name_of(a), t, n);
+    ic_mat alias = copy_mat(dy); /* dgate may be dy */
+    fast->glu_back(fast, alias, du, alias, gate, up, act);
+    EXPECT_CLOSE(du, want_du, limit_of(a, a), "glu_back alias %d", act);
+    free_mat(gate), free_mat(up), free_mat(y), free_mat(want), free_mat(dy), free_mat(dg);
+    free_mat(du), free_mat(want_dg), free_mat(want_du), free_mat(alias);
+}
+
+static void test_glu(void **state)
+{
+    (void)state;
+    EACH_SHAPE(check_glu(t, n, a, b, IC_SILU); check_glu(t, n, a, b, IC_GELU_TANH));
+}
+
+static void check_rows(ic_dtype from_type, ic_dtype to_type, int cols, int n)
+{
+    int32_t to[64], from[64], many[64];
+    ic_mat src = new_mat(from_type, 70, cols, 3, 1), dst = new_mat(to_type, 80, cols, 1, 1);
+    ic_mat want = copy_mat(dst);
+    for (int i = 0; i < n; i++) {
+        to[i] = 79 - i;
+        from[i] = (i * 7) % 70;
+        many[i] = i % 5;
+    }
+    for (int i = 0; i < 8; i++) {
+        const int32_t *t = i & 1 ? to : NULL, *f = i & 2 ? from : NULL;
+        float scale = i & 4 ? 0.75f : 1;
+        fast->rows(fast, dst, t, src, f, n, scale, i & 1);
+        ref->rows(ref, want, t, src, f, n, scale, i & 1);
+        EXPECT_CLOSE(dst, want, limit_of(to_type, to_type), "rows %s -> %s cols %d n %d case %d",
+                     name_of(from_type), name_of(to_type), cols, n, i);
+    }
+    fast->rows(fast, dst, many, src, from, n, 1, true);
+    ref->rows(ref, want, many, src, from, n, 1, true);
+    EXPECT_CLOSE(dst, want, limit_of(to_type, to_type), "rows into few, %s -> %s cols %d n %d",
+                 name_of(from_type), name_of(to_type), cols, n);
+    free_mat(src), free_mat(dst), free_mat(want);
+}
+
+static void test_rows(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < IC_COUNT(weight_types); i++) {
+        for (int b = 0; b < 2; b++) {
+            bool quantised = ic_dtypes[weight_types[i]].quantised;
+            check_rows(weight_types[i], act_types[b], quantised ? 256 : 37, 3);
+            check_rows(weight_types[i], act_types[b], quantised ? 1536 : 1111, 64);
+        }
+    }
+}
+
+static void check_score(int t, int v, float scale)
+{
+    ic_mat logits = new_mat(IC_F32, t, v, 3, scale), want = copy_mat(logits);
+    ic_mat weight = new_mat(IC_F32, 1, t, 0, 1);
+    int32_t *targets = ic_alloc((size_t)t, sizeof *targets);
+    ic_score *a = ic_alloc((size_t)t, sizeof *a), *b = ic_alloc((size_t)t, sizeof *b);
+    assert_true(targets && a && b);
+    for (int i = 0; i < t; i++) {
+        targets[i] = (i * 31 + 5) % v;
+        if (v > 20) { /* a tie for the best */
+            float *row = ic_mat_row(logits, (size_t)i);
+            row[v - 1] = row[7 + i % 9] = 6 * scale;
+            memcpy(ic_mat_row(want, (size_t)i), row, sizeof *row * (size_t)v);
+        }
+    }
+    fast->score(fast, a, logits, targets);
+    ref->score(ref, b, logits, targets);
+    for (int i = 0; i < t; i++) {
+        assert_int_equal(a[i].best, b[i].best);
+        assert_true(a[i].best_logit == b[i].best_logit && a[i].second_logit == b[i].second_logit);
+        assert_true(a[i].target_logit == b[i].target_logit);
+        assert_true(fabsf(a[i].nll - b[i].nll) <= 1e-5f * (1 + fabsf(b[i].nll)));
+    }
+    fast->score_back(fast, logits, targets, weight.data);
+    ref->score_back(ref, want, targets, weight.data);
+    EXPECT_CLOSE(logits, want, 1e-11, "score_back T %d V %d", t, v);
+    free_mat(logits), free_mat(want), free_mat(weight);
+    ic_free(targets), ic_free(a), ic_free(b);
+}
+
+static void test_score(void **state)
+{
+    (void)state;
+    check_score(1, 1, 1);
+    check_score(2, 2, 1);
+    check_score(3, 17, 30);
+    check_score(1, 32003, 3);
+    check_score(70, 1001, 1);
+    check_score(5, 5000, 100);
+}
+
+static void check_dropout(int t, int n, ic_dtype a, ic_dtype b, float p)
+{
+    ic_mat x = new_mat(a, t, n, 3, 1), y = new_mat(b, t, n, 1, 1), want = copy_mat(y);
+    fast->dropout(fast, y, x, p, 0x123456789abcdefu, 77);
+    ref->dropout(ref, want, x, p, 0x123456789abcdefu, 77);
+    EXPECT_CLOSE(y, want, 1e-12, "dropout %s -> %s T %d D %d p %g", name_of(a), name_of(b), t, n,
+                 (double)p);
+    free_mat(x), free_mat(y), free_mat(want);
+}
+
+static void test_dropout(void **state)
+{
+    (void)state;
+    EACH_SHAPE(check_dropout(t, n, a, b, 0.05f); check_dropout(t, n, a, b, 0.5f);
+               check_dropout(t, n, a, b, 0));
+    ic_mat x = new_mat(IC_F32, 100, 1000, 0, 0), y = copy_mat(x);
+    float *v = x.data, zeros = 0;
+    for (int i = 0; i < 100000; i++)
+        v[i] = 1;
+    fast->dropout(fast, y, x, 0.05f, 3, 4);
+    for (int i = 0; i < 100000; i++)
+        zeros += ((float *)y.data)[i] == 0;
+    assert_true(fabsf(zeros - 5000) < 300);
+    free_mat(x), free_mat(y);
+}
+
+static void test_adamw(void **state)
+{
+    (void)state;
+    static const int sizes[] = {1, 15, 1000, 70001};
+    for (size_t i = 0; i < IC_COUNT(sizes); i++) {
+        int n = sizes[i];
+        ic_mat p = new_mat(IC_F32, 1, n, 0, 1), m = new_mat(IC_F32, 1, n, 0, 0);
+        ic_mat v = new_mat(IC_F32, 1, n, 0, 0), wp = copy_mat(p), wm = copy_mat(m), wv = copy_mat(v);
+        for (int step = 1; step <= 3; step++) {
+            ic_mat g = new_mat(IC_F32, 1, n, 0, 1);
+            float c1 = 1 - powf(0.9f, (float)step), c2 = 1 - powf(0.95f, (float)step);
+            fast->adamw(fast, p.data, m.data, v.data, g.data, (size_t)n, 1e-2f, 0.9f, 0.95f, 1e-8f,
+                        0.1f, c1, c2, 0.5f);
+            ref->adamw(ref, wp.data, wm.data, wv.data, g.data, (size_t)n, 1e-2f, 0.9f, 0.95f, 1e-8f,
+                       0.1f, c1, c2, 0.5f);
+            double a = fast->sum_squares(fast, g.data, (size_t)n);
+            double b = ref->sum_squares(ref, g.data, (size_t)n);
+            assert_true(fabs(a - b) <= 1e-6 * b);
+            free_mat(g);
+        }
+        EXPECT_CLOSE(p, wp, 1e-12, "adamw n %d", n);
+        EXPECT_CLOSE(m, wm, 1e-12, "adamw m n %d", n);
+        EXPECT_CLOSE(v, wv, 1e-12, "adamw v n %d", n);
+        free_mat(p), free_mat(m), free_mat(v), free_mat(wp), free_mat(wm), free_mat(wv);
+    }
+}
+
 /* ---- attention -------------------------------------------------------------------------------- */
 
 typedef struct attention_case {
@@ -297,6 +524,216 @@ static void test_attention(void **state)
     }
 }
 
+static attention_data with_gradients(attention_data d, ic_dtype type, ic_mat *dk, ic_mat *dv)
+{
+    *dk = new_mat(type, d.k.rows, d.k.cols, 5, 0.1f);
+    *dv = new_mat(type, d.v.rows, d.v.cols, 5, 0.1f);
+    size_t key = 0;
+    for (int i = 0; i < d.a.count; i++) {
+        d.seqs[i].dk = ic_mat_row(*dk, key);
+        d.seqs[i].dv = ic_mat_row(*dv, key);
+        key += (size_t)d.seqs[i].keys;
+    }
+    return d;
+}
+
+static void check_attention_back(const attention_case *c, ic_dtype grad)
+{
+    attention_data d = new_attention(c);
+    ic_mat o = new_mat(c->type, d.q.rows, d.q.cols, 1, 1), dout = new_mat(grad, d.q.rows, d.q.cols, 2, 1);
+    ic_mat dq = new_mat(grad, d.q.rows, d.q.cols, 4, 1), want_dq = copy_mat(dq), dk, dv;
+    ic_mat lse = new_mat(IC_F32, d.q.rows, c->heads, 0, 1);
+    d = with_gradients(d, grad, &dk, &dv);
+    d.a.seqs = d.seqs;
+    ic_mat old_dk = copy_mat(dk), old_dv = copy_mat(dv);
+    ref->attention(ref, o, d.q, &d.a, lse.data);
+    fast->attention_back(fast, dq, dout, o, d.q, &d.a, lse.data);
+    ic_mat got_dk = copy_mat(dk), got_dv = copy_mat(dv);
+    memcpy(dk.data, old_dk.data, (size_t)dk.rows * ic_row_bytes(grad, dk.stride));
+    memcpy(dv.data, old_dv.data, (size_t)dv.rows * ic_row_bytes(grad, dv.stride));
+    ref->attention_back(ref, want_dq, dout, o, d.q, &d.a, lse.data);
+    double limit = limit_of(grad, c->type);
+    EXPECT_CLOSE(dq, want_dq, limit, "attention_back dq %s H %d K %d", name_of(grad), c->heads, c->width);
+    EXPECT_CLOSE(got_dk, dk, limit, "attention_back dk %s H %d K %d", name_of(grad), c->heads, c->width);
+    EXPECT_CLOSE(got_dv, dv, limit, "attention_back dv %s H %d K %d", name_of(grad), c->heads, c->width);
+    free_mat(o), free_mat(dout), free_mat(dq), free_mat(want_dq), free_mat(dk), free_mat(dv);
+    free_mat(lse), free_mat(old_dk), free_mat(old_dv), free_mat(got_dk), free_mat(got_dv);
+    free_attention(d);
+}
+
+static void test_attention_back(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < IC_COUNT(attention_cases); i++) {
+        for (int types = 0; types < 4; types++) {
+            attention_case c = attention_cases[i];
+            if (c.lengths[0][1] > 300) /* the reference is slow */
+                c.lengths[0][1] = 300;
+            c.type = act_types[types & 1];
+            check_attention_back(&c, act_types[types >> 1]);
+        }
+    }
+}
+
+/* ---- adjoints of the reference against finite differences -------------------------------------- */
+
+/* An operation as a function of some f32 matrix; its loss is the sum of results times fixed weights. */
+typedef struct probe {
+    void (*run)(struct probe *p);
+    ic_mat out, weight;
+    ic_mat x, w;
+    const float *vector;
+    const ic_attention *attention;
+    float *lse;
+    ic_activation act;
+    int32_t *targets;
+} probe;
+
+static double loss_of(probe *p)
+{
+    double sum = 0;
+    p->run(p);
+    for (int i = 0; i < p->out.rows; i++)
+        for (int j = 0; j < p->out.cols; j++)
+            sum += at(p->out, i, j) * at(p->weight, i, j);
+    return sum;
+}
+
+/* Moves every element of `input` a little and compares with the gradient. */
+static void expect_gradient(probe *p, ic_mat input, ic_mat gradient, const char *what)
+{
+    const float step = 1.0f / 64;
+    ic_mat numeric = new_mat(IC_F32, input.rows, input.cols, 0, 0);
+    for (int i = 0; i < input.rows; i++) {
+        float *row = ic_mat_row(input, (size_t)i), *result = ic_mat_row(numeric, (size_t)i);
+        for (int j = 0; j < input.cols; j++) {
+            float old = row[j];
+            double loss[5];
+            for (int k = 0; k < 5; k++) {
+                row[j] = old + (float)(k - 2) * step;
+                loss[k] = k == 2 ? 0 : loss_of(p);
+            }
+            row[j] = old;
+            result[j] = (float)((8 * (loss[3] - loss[1]) - (loss[4] - loss[0])) / (12 * step));
+        }
+    }
+    gradient.stride = (size_t)gradient.cols;
+    double error = nmse(gradient, numeric);
+    if (!(error < 1e-8))
+        fail_msg("%s: gradient differs from finite differences by %g", what, error);
+    free_mat(numeric);
+}
+
+static void run_linear(probe *p) { ref->linear(ref, p->out, p->x, p->w, p->vector, 1, false); }
+static void run_rmsnorm(probe *p) { ref->rmsnorm(ref, p->out, p->x, p->vector, 1e-5f); }
+static void run_glu(probe *p) { ref->glu(ref, p->out, p->x, p->w, p->act); }
+static void run_attention(probe *p) { ref->attention(ref, p->out, p->x, p->attention, p->lse); }
+
+static void run_score(probe *p)
+{
+    ic_score scores[8];
+    ref->score(ref, scores, p->x, p->targets);
+    for (int i = 0; i < p->out.rows; i++)
+        *(float *)ic_mat_row(p->out, (size_t)i) = scores[i].nll;
+}
+
+static void run_rope(probe *p)
+{
+    memcpy(p->out.data, p->x.data, sizeof(float) * (size_t)p->x.rows * (size_t)p->x.cols);
+    ref->rope(ref, p->out, 2, 3, p->vector, p->vector + 15, p->act == IC_SILU, 1);
+}
+
+static void test_adjoint_linear(void **state)
+{
+    (void)state;
+    ic_mat x = new_mat(IC_F32, 5, 7, 0, 1), w = new_mat(IC_F32, 6, 7, 0, 1);
+    ic_mat dx = new_mat(IC_F32, 5, 7, 0, 0), dw = new_mat(IC_F32, 6, 7, 0, 0);
+    probe p = {.run = run_linear,
+               .x = x,
+               .w = w,
+               .out = new_mat(IC_F32, 5, 6, 0, 1),
+               .weight = new_mat(IC_F32, 5, 6, 0, 1)};
+    ref->linear_t(ref, dx, p.weight, w, 1, false);
+    ref->outer(ref, dw, p.weight, x, 1);
+    expect_gradient(&p, x, dx, "linear, x");
+    expect_gradient(&p, w, dw, "linear, w");
+    free_mat(x), free_mat(w), free_mat(dx), free_mat(dw), free_mat(p.out), free_mat(p.weight);
+}
+
+static void test_adjoint_rows(void **state)
+{
+    (void)state;
+    ic_mat x = new_mat(IC_F32, 5, 14, 0, 1), u = new_mat(IC_F32, 5, 14, 0, 1);
+    ic_mat dx = new_mat(IC_F32, 5, 14, 0, 0), du = copy_mat(dx), w = new_mat(IC_F32, 1, 30, 0, 1);
+    probe p = {.x = x,
+               .w = u,
+               .vector = w.data,
+               .out = new_mat(IC_F32, 5, 14, 0, 1),
+               .weight = new_mat(IC_F32, 5, 14, 0, 1)};
+    p.run = run_rmsnorm;
+    ref->rmsnorm_back(ref, dx, p.weight, x, w.data, 1e-5f, false);
+    expect_gradient(&p, x, dx, "rmsnorm");
+    for (p.act = IC_SILU; p.act <= IC_GELU_TANH; p.act++) {
+        p.run = run_glu;
+        ref->glu_back(ref, dx, du, p.weight, x, u, p.act);
+        expect_gradient(&p, x, dx, "glu, gate");
+        expect_gradient(&p, u, du, "glu, up");
+        p.run = run_rope;
+        memcpy(dx.data, p.weight.data, 5 * 14 * sizeof(float));
+        ref->rope(ref, dx, 2, 3, p.vector, p.vector + 15, p.act == IC_SILU, -1);
+        expect_gradient(&p, x, dx, "rope");
+    }
+    free_mat(x), free_mat(u), free_mat(dx), free_mat(du), free_mat(w), free_mat(p.out);
+    free_mat(p.weight);
+}
+
+static void test_adjoint_score(void **state)
+{
+    (void)state;
+    int32_t targets[] = {3, 0, 11};
+    ic_mat x = new_mat(IC_F32, 3, 12, 0, 2);
+    probe p = {.run = run_score,
+               .x = x,
+               .targets = targets,
+               .out = new_mat(IC_F32, 3, 1, 0, 1),
+               .weight = new_mat(IC_F32, 3, 1, 0, 1)};
+    ic_mat dx = copy_mat(x);
+    ref->score_back(ref, dx, targets, p.weight.data);
+    expect_gradient(&p, x, dx, "score");
+    free_mat(x), free_mat(dx), free_mat(p.out), free_mat(p.weight);
+}
+
+static void test_adjoint_attention(void **state)
+{
+    (void)state;
+    attention_case c = {IC_F32, 4, 2, 6, 0, {{4, 4}, {2, 7}, {1, 3}}};
+    for (c.window = 0; c.window <= 3; c.window += 3) {
+        ic_mat dk, dv;
+        attention_data d = with_gradients(new_attention(&c), IC_F32, &dk, &dv);
+        d.a.seqs = d.seqs;
+        memset(dk.data, 0, (size_t)dk.rows * dk.stride * sizeof(float));
+        memset(dv.data, 0, (size_t)dv.rows * dv.stride * sizeof(float));
+        ic_mat dq = new_mat(IC_F32, d.q.rows, d.q.cols, 0, 0), lse = new_mat(IC_F32, d.q.rows, 4, 0, 1);
+        probe p = {.run = run_attention,
+                   .x = d.q,
+                   .attention = &d.a,
+                   .lse = lse.data,
+                   .out = new_mat(IC_F32, d.q.rows, d.q.cols, 0, 1),
+                   .weight = new_mat(IC_F32, d.q.rows, d.q.cols, 0, 1)};
+        run_attention(&p);
+        ref->attention_back(ref, dq, p.weight, p.out, d.q, &d.a, lse.data);
+        expect_gradient(&p, d.q, dq, "attention, q");
+        ic_mat plain_dk = new_mat(IC_F32, dk.rows, dk.cols, 0, 0), plain_dv = copy_mat(plain_dk);
+        ref->rows(ref, plain_dk, NULL, dk, NULL, dk.rows, 1, false);
+        ref->rows(ref, plain_dv, NULL, dv, NULL, dv.rows, 1, false);
+        expect_gradient(&p, d.k, plain_dk, "attention, k");
+        expect_gradient(&p, d.v, plain_dv, "attention, v");
+        free_mat(dk), free_mat(dv), free_mat(dq), free_mat(lse), free_mat(p.out), free_mat(p.weight);
+        free_mat(plain_dk), free_mat(plain_dv);
+        free_attention(d);
+    }
+}
+
 /* ---- main ------------------------------------------------------------------------------------- */
 
 static int run_fast(const char *isa)
@@ -305,7 +742,15 @@ static int run_fast(const char *isa)
         cmocka_unit_test(test_linear),
         cmocka_unit_test(test_linear_t),
         cmocka_unit_test(test_outer),
+        cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_back),
     };
     if (ic_backend_cpu_new(&fast, 0) < 0) {
         printf("%s: not on this machine\n", isa ? isa : "best");
@@ -319,9 +764,15 @@ static int run_fast(const char *isa)
 
 int main(void)
 {
-    int failed = 0;
+    const struct CMUnitTest adjoints[] = {
+        cmocka_unit_test(test_adjoint_linear),
+        cmocka_unit_test(test_adjoint_rows),
+        cmocka_unit_test(test_adjoint_score),
+        cmocka_unit_test(test_adjoint_attention),
+    };
     if (ic_backend_ref_new(&ref) < 0)
         return 1;
+    int failed = cmocka_run_group_tests_name("reference", adjoints, NULL, NULL);
     if (getenv("ICAE_ISA")) {
         failed = run_fast(getenv("ICAE_ISA"));
     } else {

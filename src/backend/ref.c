@@ -203,18 +203,16 @@ static void ref_rope(ic_backend *be, ic_mat x, int heads, int half, const float 
     }
 }
 
-/* act(g) and its derivative. GELU is the tanh form: g/2 (1 + tanh(k (g + 0.044715 g^3))). */
+/* act(g) and its derivative. Both are g sigmoid(z): z = g for SILU; for GELU's tanh form
+ * g/2 (1 + tanh(k (g + 0.044715 g^3))), k = sqrt(2 / pi), z is twice the argument of tanh. */
 static double activation(double g, ic_activation act, double *derivative)
 {
-    if (act == IC_SILU) {
-        double s = 1 / (1 + exp(-g));
-        *derivative = s * (1 + g * (1 - s));
-        return g * s;
-    }
-    const double k = 0.79788456080286535588; /* sqrt(2 / pi) */
-    double u = tanh(k * (g + 0.044715 * g * g * g));
-    *derivative = 0.5 * (1 + u) + 0.5 * g * (1 - u * u) * k * (1 + 3 * 0.044715 * g * g);
-    return 0.5 * g * (1 + u);
+    const double k = 0.79788456080286535588;
+    double z = act == IC_SILU ? g : 2 * k * (g + 0.044715 * g * g * g);
+    double dz = act == IC_SILU ? 1 : 2 * k * (1 + 3 * 0.044715 * g * g);
+    double s = 1 / (1 + exp(-z));
+    *derivative = s + g * s * (1 - s) * dz;
+    return g * s;
 }
 
 static void ref_glu(ic_backend *be, ic_mat y, ic_mat gate, ic_mat up, ic_activation act)

@@ -9,6 +9,8 @@
 
 #include <math.h>
 
+enum { CHUNK = 256 /* elements of a head that are summed at a time */ };
+
 static double element(const void *base, ic_dtype t, size_t i)
 {
     float v;
@@ -46,10 +48,16 @@ static place place_of(const ic_attention *a, const ic_attention_seq *s, int quer
 static double dot(const ic_attention *a, ic_mat x, const void *kv, ic_dtype kv_type, place p, int j)
 {
     double sum = 0;
-    size_t at = (size_t)j * a->kv_stride + p.kv_column;
-    for (size_t d = 0; d < (size_t)a->head_width; d++)
-        sum += element(x.data, x.dtype, p.row * x.stride + p.column + d) *
-               element(kv, kv_type, at + d);
+    const char *xs = (const char *)x.data + ic_row_bytes(x.dtype, p.row * x.stride + p.column);
+    const char *ys = (const char *)kv + ic_row_bytes(kv_type, (size_t)j * a->kv_stride + p.kv_column);
+    for (size_t d0 = 0; d0 < (size_t)a->head_width; d0 += CHUNK) {
+        float xv[CHUNK], yv[CHUNK];
+        size_t count = IC_MIN((size_t)CHUNK, (size_t)a->head_width - d0);
+        ic_to_f32(xv, xs + ic_row_bytes(x.dtype, d0), x.dtype, count);
+        ic_to_f32(yv, ys + ic_row_bytes(kv_type, d0), kv_type, count);
+        for (size_t d = 0; d < count; d++)
+            sum += (double)xv[d] * yv[d];
+    }
     return sum;
 }
 
@@ -64,7 +72,6 @@ static void attend(const ic_attention *a, const ic_attention_seq *s, ic_mat o, i
     if (lse)
         *lse = (float)(max + log(sum));
 
-    enum { CHUNK = 256 };
     for (int d0 = 0; d0 < a->head_width; d0 += CHUNK) {
         int count = IC_MIN(CHUNK, a->head_width - d0);
         double out[CHUNK] = {0};
@@ -96,36 +103,77 @@ void ic_ref_attention(ic_backend *be, ic_mat o, ic_mat q, const ic_attention *a,
     }
 }
 
-/* p = exp(s - lse); delta = do.o; ds = p (do.v - delta) scale; dq += ds k; dk += ds q; dv += p do.
- */
-static void attend_back(const ic_attention *a, const ic_attention_seq *s, ic_mat dq, ic_mat dout,
-                        ic_mat o, ic_mat q, place p, double lse)
+/* What the adjoint needs: p = exp(s - lse), delta = do.o, ds = p (do.v - delta) scale; then
+ * dq = ds k, dk += ds^T q, dv += p^T do. */
+typedef struct back {
+    const ic_attention *a;
+    const ic_attention_seq *s;
+    ic_mat dq, dout, o, q;
+    const float *lse;
+} back;
+
+static double delta_of(const back *b, place p)
 {
     double delta = 0;
-    for (size_t d = 0; d < (size_t)a->head_width; d++)
-        delta += element(dout.data, dout.dtype, p.row * dout.stride + p.column + d) *
-                 element(o.data, o.dtype, p.row * o.stride + p.column + d);
-    enum { CHUNK = 256 };
-    for (size_t d0 = 0; d0 < (size_t)a->head_width; d0 += CHUNK) {
-        size_t count = IC_MIN((size_t)CHUNK, (size_t)a->head_width - d0);
+    for (size_t d = 0; d < (size_t)b->a->head_width; d++)
+        delta += element(b->dout.data, b->dout.dtype, p.row * b->dout.stride + p.column + d) *
+                 element(b->o.data, b->o.dtype, p.row * b->o.stride + p.column + d);
+    return delta;
+}
+
+/* Returns p of key j, and ds. */
+static double slope(const back *b, place p, int head, int j, double delta, double *ds)
+{
+    double lse = b->lse[p.row * (size_t)b->a->heads + (size_t)head];
+    double weight = exp(b->a->scale * dot(b->a, b->q, b->s->k, b->q.dtype, p, j) - lse);
+    *ds = weight * (dot(b->a, b->dout, b->s->v, b->q.dtype, p, j) - delta) * b->a->scale;
+    return weight;
+}
+
+static void back_query(const back *b, int query, int head)
+{
+    place p = place_of(b->a, b->s, query, head);
+    double delta = delta_of(b, p), ds;
+    for (size_t d0 = 0; d0 < (size_t)b->a->head_width; d0 += CHUNK) {
+        size_t count = IC_MIN((size_t)CHUNK, (size_t)b->a->head_width - d0);
         double sum[CHUNK] = {0};
         for (int j = p.first; j < p.end; j++) {
-            double weight = exp(a->scale * dot(a, q, s->k, q.dtype, p, j) - lse);
-            double ds = weight * (dot(a, dout, s->v, q.dtype, p, j) - delta) * a->scale;
-            size_t at = (size_t)j * a->kv_stride + p.kv_column + d0;
-            size_t qat = p.row * q.stride + p.column + d0;
-            size_t doat = p.row * dout.stride + p.column + d0;
-            for (size_t d = 0; d < count; d++) {
-                sum[d] += ds * element(s->k, q.dtype, at + d);
-                add_element(s->dk, dq.dtype, at + d, ds * element(q.data, q.dtype, qat + d));
-                add_element(s->dv, dq.dtype, at + d,
-                            weight * element(dout.data, dout.dtype, doat + d));
-            }
+            slope(b, p, head, j, delta, &ds);
+            for (size_t d = 0; d < count; d++)
+                sum[d] += ds * element(b->s->k, b->q.dtype,
+                                       (size_t)j * b->a->kv_stride + p.kv_column + d0 + d);
         }
         for (size_t d = 0; d < count; d++) {
             float v = (float)sum[d];
-            size_t at = p.row * dq.stride + p.column + d0 + d;
-            ic_from_f32((char *)dq.data + at * (size_t)ic_dtypes[dq.dtype].bytes, &v, dq.dtype, 1);
+            size_t at = p.row * b->dq.stride + p.column + d0 + d;
+            ic_from_f32((char *)b->dq.data + at * (size_t)ic_dtypes[b->dq.dtype].bytes, &v, b->dq.dtype,
+                        1);
+        }
+    }
+}
+
+static void back_key(const back *b, int j, int kv_head)
+{
+    int group = b->a->heads / b->a->kv_heads;
+    size_t at = (size_t)j * b->a->kv_stride + (size_t)kv_head * (size_t)b->a->head_width;
+    for (size_t d0 = 0; d0 < (size_t)b->a->head_width; d0 += CHUNK) {
+        size_t count = IC_MIN((size_t)CHUNK, (size_t)b->a->head_width - d0);
+        double dk[CHUNK] = {0}, dv[CHUNK] = {0}, ds;
+        for (int i = 0; i < b->s->queries * group; i++) {
+            int head = kv_head * group + i % group;
+            place p = place_of(b->a, b->s, i / group, head);
+            if (j < p.first || j >= p.end)
+                continue;
+            double weight = slope(b, p, head, j, delta_of(b, p), &ds);
+            for (size_t d = 0; d < count; d++) {
+                dk[d] += ds * element(b->q.data, b->q.dtype, p.row * b->q.stride + p.column + d0 + d);
+                dv[d] += weight * element(b->dout.data, b->dout.dtype,
+                                          p.row * b->dout.stride + p.column + d0 + d);
+            }
+        }
+        for (size_t d = 0; d < count; d++) {
+            add_element(b->s->dk, b->dq.dtype, at + d0 + d, dk[d]);
+            add_element(b->s->dv, b->dq.dtype, at + d0 + d, dv[d]);
         }
     }
 }
@@ -135,12 +183,12 @@ void ic_ref_attention_back(ic_backend *be, ic_mat dq, ic_mat dout, ic_mat o, ic_
 {
     (void)be;
     for (int i = 0; i < a->count; i++) {
-        const ic_attention_seq *s = &a->seqs[i];
-        for (int query = 0; query < s->queries; query++) {
-            for (int h = 0; h < a->heads; h++) {
-                place p = place_of(a, s, query, h);
-                attend_back(a, s, dq, dout, o, q, p, lse[p.row * (size_t)a->heads + (size_t)h]);
-            }
-        }
+        back b = {a, &a->seqs[i], dq, dout, o, q, lse};
+        for (int query = 0; query < b.s->queries; query++)
+            for (int h = 0; h < a->heads; h++)
+                back_query(&b, query, h);
+        for (int j = 0; j < b.s->keys; j++)
+            for (int h = 0; h < a->kv_heads; h++)
+                back_key(&b, j, h);
     }
 }

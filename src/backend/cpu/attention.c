@@ -61,7 +61,7 @@ void ic_cpu_attention(ic_backend *be, ic_mat o, ic_mat q, const ic_attention *a,
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         walk w = {.a = a, .block = block};
-        float *scratch = cpu->attention + (size_t)omp_get_thread_num() * cpu->attention_words;
+        float *scratch = ic_cpu_private(cpu, omp_get_thread_num());
         for (;;) {
             int64_t mine;
 #pragma omp atomic capture
@@ -81,5 +81,33 @@ void ic_cpu_attention(ic_backend *be, ic_mat o, ic_mat q, const ic_attention *a,
                                                  .count = IC_MIN(block, s->queries - first)},
                            scratch);
         }
+    }
+}
+
+void ic_cpu_attention_back(ic_backend *be, ic_mat dq, ic_mat dout, ic_mat o, ic_mat q,
+                           const ic_attention *a, const float *lse)
+{
+    ic_cpu *cpu = ic_cpu_of(be);
+    if (a->head_width > IC_ATTENTION_WIDTH || !ic_is_act(q.dtype) || !ic_is_act(o.dtype) ||
+        !ic_is_act(dout.dtype) || !ic_is_act(dq.dtype)) {
+        cpu->ref.attention_back(be, dq, dout, o, q, a, lse);
+        return;
+    }
+    int threads = work_of(a) < 8 * IC_SERIAL_WORK ? 1 : cpu->threads;
+    int64_t tasks = (int64_t)a->count * a->kv_heads;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)
+    for (int64_t i = 0; i < tasks; i++) {
+        float *scratch = ic_cpu_private(cpu, omp_get_thread_num());
+        cpu->k->attend_back(
+            &(ic_attention_back_task){.f = {.a = a,
+                                            .s = &a->seqs[i / a->kv_heads],
+                                            .o = o,
+                                            .q = q,
+                                            .kv_head = (int)(i % a->kv_heads),
+                                            .group = a->heads / a->kv_heads},
+                                      .dq = dq,
+                                      .dout = dout,
+                                      .lse = lse},
+            scratch, cpu->private_words);
     }
 }

@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 512 };
-
 /* ---- which kernels ---------------------------------------------------------------------------- */
 
 /* Best first. */
@@ -96,7 +94,7 @@ static void cpu_free(ic_backend *be)
     ic_matmul_free(cpu->matmul);
     ic_free(cpu->weights);
     ic_free(cpu->rows);
-    ic_free(cpu->attention);
+    ic_free(cpu->private);
     ic_free(cpu);
     ic_free(be);
 }
@@ -104,7 +102,7 @@ static void cpu_free(ic_backend *be)
 static int fill_state(ic_cpu *cpu, int threads)
 {
     ic_backend_ref_fill(&cpu->ref);
-    cpu->threads = IC_MIN(threads > 0 ? threads : physical_cores(), MAX_THREADS);
+    cpu->threads = IC_MIN(threads > 0 ? threads : physical_cores(), IC_MAX_THREADS);
     int rc = choose_kernels(&cpu->k);
     if (rc == 0)
         rc = ic_matmul_new(&cpu->matmul, cpu->threads, cpu->k);
@@ -113,9 +111,11 @@ static int fill_state(ic_cpu *cpu, int threads)
     cpu->weights_size = cpu->rows_size = (size_t)4 << 20;
     cpu->weights = ic_alloc(cpu->weights_size, 1);
     cpu->rows = ic_alloc(cpu->rows_size, 1);
-    cpu->attention_words = cpu->k->attend_words(IC_ATTENTION_WIDTH);
-    cpu->attention = ic_alloc((size_t)cpu->threads * cpu->attention_words, sizeof(float));
-    return cpu->weights && cpu->rows && cpu->attention ? 0 : ICAE_ENOMEM;
+    cpu->private_words = IC_MAX(cpu->k->attend_words(IC_ATTENTION_WIDTH),
+                                cpu->k->attend_back_words(IC_ATTENTION_WIDTH));
+    cpu->private_words = IC_MAX(cpu->private_words, cpu->k->product_words());
+    cpu->private = ic_alloc((size_t)cpu->threads * cpu->private_words, sizeof(float));
+    return cpu->weights && cpu->rows && cpu->private ? 0 : ICAE_ENOMEM;
 }
 
 int ic_backend_cpu_new(ic_backend **out, int threads)
@@ -144,6 +144,8 @@ int ic_backend_cpu_new(ic_backend **out, int threads)
     be->linear_t = ic_cpu_linear_t;
     be->outer = ic_cpu_outer;
     be->attention = ic_cpu_attention;
+    be->attention_back = ic_cpu_attention_back;
+    ic_cpu_fill_elementwise(be);
     *out = be;
     return 0;
 }

@@ -12,16 +12,20 @@
 #include "backend/backend.h"
 
 enum {
+    IC_MAX_THREADS = 512,
     IC_GEMV_ROWS = 8,         /* up to so many rows weights are streamed straight from memory */
     IC_SERIAL_WORK = 16384,   /* elements below which a parallel region costs more than it gives */
+    IC_PRODUCT_ROWS = 192,    /* block of a product that one thread computes */
+    IC_PRODUCT_COLS = 64,
     IC_ATTENTION_ROWS = 128,  /* queries times heads of a group that share packed keys */
     IC_ATTENTION_WIDTH = 512, /* widest head of the fast kernels */
 };
 
-/* y[T, first … end-1] of a linear layer with few rows. x is F32, or BF16 where w is BF16 and the
- * kernels have bf16 dot products. */
+/* y[T, first … end-1] of a linear layer with few rows. x is F32, or BF16 where the kernels have bf16
+ * dot products and w is BF16 or quantised. */
 typedef struct ic_gemv {
     ic_mat y, x, w;
+    const float *sums; /* of a BF16 x over groups of 32, [T, C / 32]; for quantised w */
     const float *bias;
     float alpha;
     bool accumulate;
@@ -51,15 +55,51 @@ typedef struct ic_attention_block {
     int first, count; /* queries; count * group is at most IC_ATTENTION_ROWS */
 } ic_attention_block;
 
-/* Kernels work on one row or a range of rows, serially. "b" flags: the row is BF16, else F32. */
+/* The adjoint, for one sequence and one kv head: all queries. f.lse is not used. */
+typedef struct ic_attention_back_task {
+    ic_attention_block f;
+    ic_mat dq, dout;
+    const float *lse;
+} ic_attention_back_task;
+
+/* A row of F32 or, `b`, BF16 elements. */
+typedef struct ic_row {
+    void *data;
+    bool b;
+} ic_row;
+
+typedef struct ic_adamw {
+    float lr, beta1, beta2, eps, decay, c1, c2, grad_scale;
+} ic_adamw;
+
+/* Kernels run on one thread; the operations of backend.h of the same name say what they compute. */
 typedef struct ic_kernels {
     const char *isa;
     bool bf16_dot;
     /* n values of any type to F32 or BF16; a whole number of blocks */
     void (*decode)(void *dst, bool dst_b, const void *src, ic_dtype t, size_t n);
     void (*gemv)(const ic_gemv *g, int first, int end);
+    void (*group_sums)(float *sums, const uint16_t *x, int n);
+    void (*product)(const ic_product *p, int m0, int n0, float *scratch);
+    size_t (*product_words)(void); /* scratch that the above needs */
     void (*attend)(const ic_attention_block *t, float *scratch);
-    size_t (*attend_words)(int head_width); /* scratch that the above takes */
+    void (*attend_back)(const ic_attention_back_task *t, float *scratch, size_t words);
+    size_t (*attend_words)(int head_width); /* scratch that the two need */
+    size_t (*attend_back_words)(int head_width);
+    void (*rmsnorm)(ic_row y, ic_row x, const float *w, int n, float eps);
+    void (*rmsnorm_back)(ic_row dx, ic_row dy, ic_row x, const float *w, int n, float eps,
+                         bool accumulate);
+    void (*rope)(ic_row x, int heads, int width, int half, const float *cosine, const float *sine,
+                 bool interleaved, float sign);
+    void (*glu)(ic_row y, ic_row gate, ic_row up, int n, ic_activation act);
+    void (*glu_back)(ic_row dgate, ic_row dup, ic_row dy, ic_row gate, ic_row up, int n,
+                     ic_activation act);
+    void (*add)(ic_row dst, ic_row src, int n, float scale, bool accumulate);
+    void (*dropout)(ic_row y, ic_row x, int n, float p, uint64_t seed, uint64_t stream, uint64_t index);
+    void (*score)(ic_score *out, const float *row, int n, int32_t target);
+    void (*score_back)(float *row, int n, int32_t target, float weight);
+    void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const ic_adamw *a);
+    double (*sum_squares)(const float *x, size_t n);
 } ic_kernels;
 
 extern const ic_kernels ic_kernels_generic;
@@ -78,8 +118,8 @@ typedef struct ic_cpu {
     size_t weights_size;
     char *rows;           /* scratch: converted activations */
     size_t rows_size;
-    float *attention;     /* scratch: attention_words for every thread */
-    size_t attention_words;
+    float *private;       /* scratch: private_words for every thread */
+    size_t private_words;
 } ic_cpu;
 
 static inline ic_cpu *ic_cpu_of(ic_backend *be) { return be->state; }
@@ -99,7 +139,12 @@ int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k);
 void ic_matmul_free(ic_matmul *mm);
 bool ic_matmul_run(ic_matmul *mm, const ic_product *p);
 
-/* product.c: the same without oneDNN. */
+static inline float *ic_cpu_private(const ic_cpu *cpu, int thread)
+{
+    return cpu->private + (size_t)thread * cpu->private_words;
+}
+
+/* product.c: the same without oneDNN; any product. */
 void ic_product_own(ic_cpu *cpu, const ic_product *p);
 
 /* linear.c */
@@ -108,7 +153,12 @@ void ic_cpu_linear(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, const float *bi
 void ic_cpu_linear_t(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, float alpha, bool accumulate);
 void ic_cpu_outer(ic_backend *be, ic_mat y, ic_mat a, ic_mat b, float alpha);
 
+/* elementwise.c */
+void ic_cpu_fill_elementwise(ic_backend *be);
+
 /* attention.c */
 void ic_cpu_attention(ic_backend *be, ic_mat o, ic_mat q, const ic_attention *a, float *lse);
+void ic_cpu_attention_back(ic_backend *be, ic_mat dq, ic_mat dout, ic_mat o, ic_mat q,
+                           const ic_attention *a, const float *lse);
 
 #endif

@@ -10,7 +10,10 @@
 
 #include <omp.h>
 
-enum { QUANTUM = 256 /* columns of quantised weights are cut at multiples of this */ };
+enum {
+    QUANTUM = 256, /* columns of quantised weights are cut at multiples of this */
+    ROW_GAP = 64,  /* between copied rows */
+};
 
 static void product(ic_cpu *cpu, const ic_product *p)
 {
@@ -40,19 +43,37 @@ static void decode_block(const ic_cpu *cpu, void *dst, ic_dtype type, ic_mat m, 
 
 static bool gemv_fits(const ic_cpu *cpu, ic_mat x, ic_mat w)
 {
+    if (x.rows > IC_GEMV_ROWS / 2 && x.rows * (int64_t)x.cols > 8192)
+        return false; /* x would not stay in the first cache */
     return x.rows <= IC_GEMV_ROWS && ic_dtypes[w.dtype].bytes &&
            (w.dtype <= IC_BF16 || ic_dtypes[w.dtype].quantised) &&
-           (size_t)x.rows * (size_t)x.cols * sizeof(float) <= cpu->rows_size;
+           (size_t)x.rows * ((size_t)x.cols + 31 + ROW_GAP) * sizeof(float) <= cpu->rows_size / 2;
+}
+
+/* x in the type and layout that the kernels want. Rows a power of two apart would fall on the same
+ * few lines of the first cache, so several rows are always copied to odd distances. */
+static ic_mat gemv_input(const ic_cpu *cpu, ic_mat x, ic_dtype type)
+{
+    if (x.dtype == type && x.rows == 1)
+        return x;
+    ic_mat copy = ic_mat_of(cpu->rows, type, x.rows, x.cols);
+    copy.stride = ((size_t)x.cols + 31) / 32 * 32 + ROW_GAP;
+    for (size_t t = 0; t < (size_t)x.rows; t++)
+        cpu->k->decode(ic_mat_row(copy, t), type == IC_BF16, ic_mat_row(x, t), x.dtype,
+                       (size_t)x.cols);
+    return copy;
 }
 
 static void gemv(ic_cpu *cpu, ic_gemv g)
 {
-    bool pairs = g.x.dtype == IC_BF16 && g.w.dtype == IC_BF16 && cpu->k->bf16_dot;
-    if (g.x.dtype != IC_F32 && !pairs) {
-        ic_mat x = ic_mat_of(cpu->rows, IC_F32, g.x.rows, g.x.cols);
-        for (size_t t = 0; t < (size_t)x.rows; t++)
-            cpu->k->decode(ic_mat_row(x, t), false, ic_mat_row(g.x, t), g.x.dtype, (size_t)x.cols);
-        g.x = x;
+    bool quantised = ic_dtypes[g.w.dtype].quantised;
+    bool pairs = g.x.dtype == IC_BF16 && (g.w.dtype == IC_BF16 || quantised) && cpu->k->bf16_dot;
+    g.x = gemv_input(cpu, g.x, pairs ? IC_BF16 : IC_F32);
+    if (pairs && quantised) {
+        float *sums = (float *)cpu->rows + cpu->rows_size / sizeof(float) / 2; /* behind the copy of x */
+        for (size_t t = 0; t < (size_t)g.x.rows; t++)
+            cpu->k->group_sums(sums + t * (size_t)(g.x.cols / 32), ic_mat_row(g.x, t), g.x.cols);
+        g.sums = sums;
     }
     int64_t work = (int64_t)g.w.rows * g.w.cols * g.x.rows;
     int threads = work < IC_SERIAL_WORK ? 1 : cpu->threads;
@@ -109,7 +130,7 @@ void ic_cpu_linear(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, const float *bi
     if (x.rows <= 0 || w.rows <= 0)
         return;
     if (gemv_fits(cpu, x, w)) {
-        gemv(cpu, (ic_gemv){y, x, w, bias, alpha, accumulate});
+        gemv(cpu, (ic_gemv){y, x, w, NULL, bias, alpha, accumulate});
         return;
     }
     if (!ic_is_act(x.dtype) || row > cpu->weights_size || row > cpu->rows_size) {

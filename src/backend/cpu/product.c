@@ -1,17 +1,19 @@
 /*
- * product.c - matrix products without oneDNN: where it was not built in or cannot do a shape.
+ * product.c - matrix products without oneDNN: where it was not built in or refuses a shape.
+ *
+ * Blocks of the result are shared out to threads; each is computed whole by one.
  */
 #include "backend/cpu/cpu.h"
 
+#include <omp.h>
+
 void ic_product_own(ic_cpu *cpu, const ic_product *p)
 {
-    ic_mat a = {(void *)(uintptr_t)p->a, p->in, p->ta ? p->k : p->m, p->ta ? p->m : p->k, p->lda};
-    ic_mat b = {(void *)(uintptr_t)p->b, p->in, p->tb ? p->n : p->k, p->tb ? p->k : p->n, p->ldb};
-    ic_mat c = {p->c, p->out, p->m, p->n, p->ldc};
-    if (p->tb)
-        cpu->ref.linear(&cpu->ref, c, a, b, p->bias, p->alpha, p->accumulate);
-    else if (!p->ta)
-        cpu->ref.linear_t(&cpu->ref, c, a, b, p->alpha, p->accumulate);
-    else
-        cpu->ref.outer(&cpu->ref, c, a, b, p->alpha);
+    int down = (p->m + IC_PRODUCT_ROWS - 1) / IC_PRODUCT_ROWS;
+    int64_t blocks = (int64_t)((p->n + IC_PRODUCT_COLS - 1) / IC_PRODUCT_COLS) * down;
+    int threads = (int64_t)p->m * p->n * p->k < 8 * IC_SERIAL_WORK ? 1 : cpu->threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t i = 0; i < blocks; i++)
+        cpu->k->product(p, (int)(i % down) * IC_PRODUCT_ROWS, (int)(i / down) * IC_PRODUCT_COLS,
+                        ic_cpu_private(cpu, omp_get_thread_num()));
 }

@@ -154,7 +154,7 @@ INLINE void v_store_bf16(uint16_t *p, vf x)
 #pragma GCC diagnostic ignored "-Wpsabi" /* all is inlined: vectors never pass through an ABI */
 enum { VL = 4 };
 typedef float vf __attribute__((vector_size(16)));
-typedef int32_t vi __attribute__((vector_size(16)));
+typedef int32_t vint __attribute__((vector_size(16)));
 
 INLINE vf v_set1(float x) { return (vf){x, x, x, x}; }
 INLINE vf v_load(const float *p)
@@ -165,7 +165,7 @@ INLINE vf v_load(const float *p)
 }
 INLINE void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
 INLINE vf v_fma(vf a, vf b, vf c) { return a * b + c; }
-INLINE vf v_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+INLINE vf v_select(vint mask, vf a, vf b) { return (vf)(((vint)a & mask) | ((vint)b & ~mask)); }
 INLINE vf v_max(vf a, vf b) { return v_select(a > b, a, b); }
 INLINE vf v_min(vf a, vf b) { return v_select(a < b, a, b); }
 INLINE vf v_sqrt(vf a)
@@ -180,7 +180,7 @@ INLINE float v_sum(vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 INLINE float v_largest(vf x) { return IC_MAX(IC_MAX(x[0], x[1]), IC_MAX(x[2], x[3])); }
 INLINE vf v_scale2(vf x, vf n)
 {
-    vi e = __builtin_convertvector(n, vi) + 127;
+    vint e = __builtin_convertvector(n, vint) + 127;
     return x * (vf)(e << 23);
 }
 INLINE vf v_load_n(const float *p, int n)
@@ -192,7 +192,7 @@ INLINE vf v_load_n(const float *p, int n)
 INLINE void v_store_n(float *p, vf x, int n) { memcpy(p, &x, (size_t)n * sizeof *p); }
 INLINE vf v_load_bf16(const uint16_t *p)
 {
-    return (vf)(vi){(int32_t)((uint32_t)p[0] << 16), (int32_t)((uint32_t)p[1] << 16),
+    return (vf)(vint){(int32_t)((uint32_t)p[0] << 16), (int32_t)((uint32_t)p[1] << 16),
                     (int32_t)((uint32_t)p[2] << 16), (int32_t)((uint32_t)p[3] << 16)};
 }
 INLINE vf v_load_f16(const uint16_t *p)
