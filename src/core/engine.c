@@ -10,13 +10,13 @@
 
 /* A running sequence. */
 typedef struct place {
-    ic_job *job; /* NULL: free */
+    ic_job *job;      /* NULL: free */
     ic_kv *kv, *lent; /* lent: kept between jobs */
     int read;         /* rows of the prompt that are in the cache */
     size_t correction;
-    uint64_t made;    /* tokens generated */
+    uint64_t made; /* tokens generated */
     double start;
-    float *logits;    /* [V] */
+    float *logits; /* [V] */
 } place;
 
 struct ic_engine {
@@ -24,7 +24,7 @@ struct ic_engine {
     int places, rows, running, waiting;
     place *place;
     ic_read *reads;
-    int *reader; /* place of each read */
+    int *reader;          /* place of each read */
     ic_job *first, *last; /* queue */
     float *logits;        /* [places][V] and 2 V of scratch */
 };
@@ -122,7 +122,11 @@ static int make_room(const ic_engine *e, place *p)
 static void join(ic_engine *e, place *p, ic_job *job)
 {
     ic_generation *g = job->generation;
-    *p = (place){.job = job, .lent = p->lent, .logits = p->logits, .read = job->first, .start = ic_seconds()};
+    *p = (place){.job = job,
+                 .lent = p->lent,
+                 .logits = p->logits,
+                 .read = job->first,
+                 .start = ic_seconds()};
     g->result = (icae_result){.prompt_rows = (uint64_t)(job->prompt->rows - job->first),
                               .prompt_slots = (uint64_t)job->prompt->slots};
     e->running++;
@@ -189,7 +193,8 @@ static int advance(ic_engine *e, place *p)
     ic_generation *g = job->generation;
     if (!p->made)
         g->result.prompt_seconds = ic_seconds() - p->start;
-    bool forced = p->correction < g->correction_count && g->corrections[p->correction].at == p->made;
+    bool forced =
+        p->correction < g->correction_count && g->corrections[p->correction].at == p->made;
     int32_t id = forced ? g->corrections[p->correction++].id
                         : ic_sample(p->logits, vocabulary, &g->sampling, p->made, e->logits);
     if (!forced && is_end(e->session, g, id)) {
@@ -200,10 +205,10 @@ static int advance(ic_engine *e, place *p)
     g->result.tokens = ++p->made;
     if (g->take(g->user, id))
         return ic_fail(ICAE_ECANCELLED, "writing was stopped");
-    g->result.stop = g->expected && p->made >= g->expected                              ? "end"
-                     : g->sampling.max_tokens && p->made >= g->sampling.max_tokens      ? "length"
-                     : job->prompt->next >= e->session->model->config.max_positions     ? "limit"
-                                                                                        : NULL;
+    g->result.stop = g->expected && p->made >= g->expected                          ? "end"
+                     : g->sampling.max_tokens && p->made >= g->sampling.max_tokens  ? "length"
+                     : job->prompt->next >= e->session->model->config.max_positions ? "limit"
+                                                                                    : NULL;
     return g->result.stop ? 0 : 1;
 done:
     return rc;
@@ -224,7 +229,10 @@ static int choose_reads(ic_engine *e)
                 continue;
             left -= pass ? count : 0;
             e->reader[n] = i;
-            e->reads[n++] = (ic_read){.prompt = p->job->prompt, .first = p->read, .count = count, .kv = p->kv,
+            e->reads[n++] = (ic_read){.prompt = p->job->prompt,
+                                      .first = p->read,
+                                      .count = count,
+                                      .kv = p->kv,
                                       .logits = count == unread ? p->logits : NULL};
         }
     return n;

@@ -15,10 +15,10 @@
 typedef struct ic_job ic_job;
 struct ic_job {
     ic_prompt *prompt;
-    int first;        /* prompt rows before this are in the cache already */
-    ic_kv **kv;       /* made or grown as needed; NULL: the engine lends one */
+    int first;  /* prompt rows before this are in the cache already */
+    ic_kv **kv; /* made or grown as needed; NULL: the engine lends one */
     ic_generation *generation;
-    int rc;           /* out: how it ended */
+    int rc; /* out: how it ended */
     /* Called once, from ic_engine_step or ic_engine_cancel; icae_error_message() belongs to rc. It may
      * add jobs. May be NULL. */
     void (*finished)(ic_job *job);

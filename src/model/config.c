@@ -7,6 +7,7 @@
 #include "model/model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MOST_LAYERS = 64 * 64 }; /* bits of full_layers */
@@ -243,7 +244,7 @@ int ic_config_from_json(ic_config *c, const ic_json *json, const char *name)
         return ic_fail(type ? ICAE_EUNSUPPORTED : ICAE_EFORMAT,
                        "%s: model_type %s%s%s is not supported (supported: " SUPPORTED ")", name,
                        type ? "\"" : "", type ? type : "is missing and", type ? "\"" : "");
-    strcpy(c->architecture, f->name);
+    snprintf(c->architecture, sizeof c->architecture, "%s", f->name);
     IC_TRY(required(&c->width, json, "hidden_size", name));
     IC_TRY(required(&c->layers, json, "num_hidden_layers", name));
     IC_TRY(in_range(name, "num_hidden_layers", c->layers, 1, MOST_LAYERS));
@@ -336,7 +337,7 @@ int ic_config_from_gguf(ic_config *c, const ic_gguf *g)
             "%s: architecture \"%.*s\" is not supported (supported: llama (also Mistral), "
             "qwen2, qwen3, gemma, phi3)",
             g->path, (int)IC_MIN(n, 40), arch ? arch : "");
-    strcpy(c->architecture, f->name);
+    snprintf(c->architecture, sizeof c->architecture, "%s", f->name);
     IC_TRY(gguf_whole(&c->width, g, f->name, "embedding_length", -1));
     IC_TRY(gguf_whole(&c->layers, g, f->name, "block_count", -1));
     IC_TRY(gguf_whole(&c->heads, g, f->name, "attention.head_count", -1));

@@ -45,8 +45,8 @@ static void frequencies(float *f, const icae_model *m)
             if (wave > low) {
                 inv /= (float)c->rope_factor;
             } else if (wave >= high) {
-                float smooth = (float)((c->rope_original / wave - c->rope_low) /
-                                       (c->rope_high - c->rope_low));
+                float smooth =
+                    (float)((c->rope_original / wave - c->rope_low) / (c->rope_high - c->rope_low));
                 inv = (1 - smooth) * inv / (float)c->rope_factor + smooth * inv;
             }
         }
@@ -80,11 +80,6 @@ ic_rope_table ic_rope_table_new(ic_run *r, const icae_model *model, const float 
 static void copy(ic_run *r, ic_mat to, ic_mat from)
 {
     r->be->rows(r->be, to, NULL, from, NULL, from.rows, 1, false);
-}
-
-static void add(ic_run *r, ic_mat to, ic_mat from)
-{
-    r->be->rows(r->be, to, NULL, from, NULL, from.rows, 1, true);
 }
 
 static void zero(ic_run *r, ic_mat m)
@@ -152,13 +147,12 @@ static void low_back(ic_run *r, ic_op *op)
         scratch = dropped(r, ic_new(r, x.rows, x.cols, x.dtype).m, x, u);
     if (u.lora->da)
         r->be->outer(r->be, ic_mat_of(u.lora->da, IC_F32, a.rows, a.cols), dy, scratch, 1);
-    if (drops(r, u) && more) {
+    if (drops(r, u)) {
         r->be->linear_t(r->be, scratch, dy, a, 1, false);
-        add(r, dx, dropped(r, scratch, scratch, u));
-    } else if (dx.data) {
+        dropped(r, scratch, scratch, u);
+        r->be->rows(r->be, dx, NULL, scratch, NULL, dx.rows, 1, more);
+    } else {
         r->be->linear_t(r->be, dx, dy, a, 1, more);
-        if (drops(r, u))
-            dropped(r, dx, dx, u);
     }
     ic_arena_release(r->arena, mark);
 }
@@ -203,11 +197,11 @@ static void linear_back(ic_run *r, ic_op *op)
     if (lora) {
         float scale = op->linear.lora.set->scale;
         if (lora->db)
-            r->be->outer(r->be, ic_mat_of(lora->db, IC_F32, lora->b.rows, lora->b.cols), dy, low, scale);
+            r->be->outer(r->be, ic_mat_of(lora->db, IC_F32, lora->b.rows, lora->b.cols), dy, low,
+                         scale);
         r->be->linear_t(r->be, dlow, dy, lora->b, scale, false);
     }
-    if (dx.data)
-        r->be->linear_t(r->be, dx, dy, op->linear.w->w, 1, more);
+    r->be->linear_t(r->be, dx, dy, op->linear.w->w, 1, more);
     ic_arena_release(r->arena, mark);
 }
 
@@ -261,8 +255,8 @@ static void norm_back(ic_run *r, ic_op *op)
     bool more;
     ic_mat dy = ic_grad(r, op->y), x = ic_value(r, op->x[0]);
     ic_mat dx = ic_grad_into(r, op->x[0], &more);
-    r->be->rmsnorm_back(r->be, per_head(dx, heads), per_head(dy, heads), per_head(x, heads), op->norm.w,
-                        op->norm.eps, more);
+    r->be->rmsnorm_back(r->be, per_head(dx, heads), per_head(dy, heads), per_head(x, heads),
+                        op->norm.w, op->norm.eps, more);
 }
 
 static ic_op norm_op(ic_var x, const float *w, float eps, int heads)
@@ -279,7 +273,8 @@ ic_var ic_rmsnorm(ic_run *r, ic_var x, const float *w, float eps, ic_dtype out)
 ic_var ic_headnorm(ic_run *r, ic_var x, int heads, const float *w, float eps)
 {
     ic_op op = norm_op(x, w, eps, heads);
-    return r->tape ? ic_call(r, &op, IC_DROP, x.m.rows, x.m.cols, x.m.dtype) : ic_call_at(r, &op, x.m);
+    return r->tape ? ic_call(r, &op, IC_DROP, x.m.rows, x.m.cols, x.m.dtype)
+                   : ic_call_at(r, &op, x.m);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------- */
@@ -316,8 +311,6 @@ static void gather_back(ic_run *r, ic_op *op)
 {
     bool more;
     ic_mat dy = ic_grad(r, op->y), dx = ic_grad_into(r, op->x[0], &more);
-    if (!dx.data)
-        return;
     if (!more)
         zero(r, dx);
     r->be->rows(r->be, dx, op->rows->index, dy, NULL, op->rows->count, 1, true);

@@ -142,7 +142,8 @@ ic_mat ic_result(ic_run *r, ic_op *op)
     if (op->in_place)
         n->m = ic_value(r, op->x[0]);
     else if (!n->m.data)
-        n->m.data = ic_arena_take(r->arena, (size_t)n->m.rows * ic_row_bytes(n->m.dtype, n->m.stride));
+        n->m.data =
+            ic_arena_take(r->arena, (size_t)n->m.rows * ic_row_bytes(n->m.dtype, n->m.stride));
     return n->m;
 }
 
@@ -156,14 +157,12 @@ static ic_tape_node *root_of(const ic_run *r, ic_var v)
 ic_mat ic_grad(ic_run *r, ic_var v)
 {
     const ic_tape_node *n = root_of(r, v);
-    return v.id && n->filled ? n->grad : (ic_mat){0};
+    assert(n->filled);
+    return n->grad;
 }
 
 ic_mat ic_grad_into(ic_run *r, ic_var v, bool *add)
 {
-    *add = false;
-    if (!v.id)
-        return (ic_mat){0};
     ic_tape_node *n = root_of(r, v);
     if (!n->grad.data)
         n->grad = ic_new(r, n->m.rows, n->m.cols, n->m.dtype).m;

@@ -91,10 +91,9 @@ void *ic_keep_beside(ic_run *r, ic_keep keep, size_t bytes);
 ic_mat ic_value(ic_run *r, ic_var v);
 ic_mat ic_result(ic_run *r, ic_op *op);
 
-/* In back. The finished gradient; data NULL if nothing depends on v. */
+/* In back. The finished gradient. */
 ic_mat ic_grad(ic_run *r, ic_var v);
-/* Where to leave a contribution: added if *add, else the memory holds nothing yet. data NULL: no
- * gradient is wanted. */
+/* Where to leave a contribution: added if *add, else the memory holds nothing yet. */
 ic_mat ic_grad_into(ic_run *r, ic_var v, bool *add);
 /* Declares `m` the gradient of v, which has none yet. */
 void ic_grad_give(ic_run *r, ic_var v, ic_mat m);

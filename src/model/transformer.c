@@ -63,7 +63,8 @@ static ic_var layer(ic_run *r, const void *context, int l, ic_var h)
     }
     q = ic_rope(r, q, c->heads, rope, c->rope_interleaved);
     k = ic_rope(r, k, c->kv_heads, &st->all, c->rope_interleaved);
-    ic_var o = ic_attention_op(r, c, st->batch, tail, l, ic_config_window(c, l), q, k, v, IC_KEEP_HALF);
+    ic_var o =
+        ic_attention_op(r, c, st->batch, tail, l, ic_config_window(c, l), q, k, v, IC_KEEP_HALF);
     h = add_linear(r, st, l, IC_O, h, o);
     ic_boundary(r, h);
 
@@ -81,8 +82,8 @@ static ic_var final_norm(ic_run *r, const void *context, int index, ic_var h)
     return ic_rmsnorm(r, h, st->model->norm, st->model->config.norm_eps, r->act);
 }
 
-ic_var ic_transformer(ic_run *r, const icae_model *model, const ic_lora_set *lora, const ic_batch *b,
-                      ic_var x)
+ic_var ic_transformer(ic_run *r, const icae_model *model, const ic_lora_set *lora,
+                      const ic_batch *b, ic_var x)
 {
     stack made = {.model = model, .lora = lora, .batch = b};
     made.all = ic_rope_table_new(r, model, b->pos, NULL, ic_batch_rows(b));
@@ -102,7 +103,8 @@ ic_var ic_transformer(ic_run *r, const icae_model *model, const ic_lora_set *lor
     return ic_stage(r, final_norm, st, 0, x);
 }
 
-void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, const int32_t *ids, int n)
+void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, const int32_t *ids,
+              int n)
 {
     r->be->rows(r->be, x.m, to, model->embed, ids, n, model->config.embed_scale, false);
 }
