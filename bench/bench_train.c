@@ -1,0 +1,154 @@
+/*
+ * bench_train.c - speed and memory of training on one model folder, one JSON line.
+ *
+ *     bench_train MODEL [THREADS] [RECOMPUTE] [REPEATS]
+ *
+ * One step: the autoencoding example of a text of 512 tokens and 128 slots, LoRA of rank 128 on q and v,
+ * dropout 0.05, then AdamW. share_of_peak: the products that a step cannot do without, at the rate of
+ * one large product, over the time of the step.
+ */
+#include "train/train.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { TEXT = 512, SLOTS = 128, RANK = 128, REPEATS = 5, MOST = 100 };
+
+#define MUST(call) must((call), #call)
+
+static void must(int rc, const char *what)
+{
+    if (rc < 0) {
+        fprintf(stderr, "bench_train: %s: %s\n", what, icae_error_message());
+        exit(1);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* ---- what must be computed -------------------------------------------------------------------- */
+
+/* Multiply-adds of a layer's frozen matrices a row: keys and values; all others. */
+static void layer_products(const ic_config *c, double *kv, double *others)
+{
+    double d = c->width, q = (double)c->heads * c->head_width,
+           k = (double)c->kv_heads * c->head_width;
+    *kv = 2 * d * k;
+    *others = 2 * d * q + 3 * d * c->ffn_width;
+}
+
+/* Of one pass through the layers, forward and backward; the last layer is cut to `tail` rows. Causal
+ * attention: a product each for scores and values forward, five backward. */
+static double stack_products(const ic_config *c, double rows, double tail)
+{
+    double kv, others, q = (double)c->heads * c->head_width, pairs = rows * (rows + 1) / 2;
+    double last = tail * rows - tail * (tail - 1) / 2;
+    layer_products(c, &kv, &others);
+    return 2 * (c->layers * rows * kv + ((c->layers - 1) * rows + tail) * others) +
+           7 * q * ((c->layers - 1) * pairs + last);
+}
+
+/* LoRA: forward, and both gradients backward. */
+static double lora_products(const ic_config *c, double rows, double tail)
+{
+    double d = c->width, q = (double)c->heads * c->head_width,
+           k = (double)c->kv_heads * c->head_width;
+    return 3 * RANK * (((c->layers - 1) * rows + tail) * (d + q) + c->layers * rows * (d + k));
+}
+
+static double step_products(const ic_config *c)
+{
+    double encoder = TEXT + SLOTS, decoder = SLOTS + 1 + TEXT, targets = TEXT + 1;
+    return stack_products(c, encoder, SLOTS) + lora_products(c, encoder, SLOTS) +
+           stack_products(c, decoder, targets) + 2 * targets * c->width * c->vocabulary;
+}
+
+/* Multiply-adds a second of a large product. */
+static double peak_rate(icae_session *s)
+{
+    enum { ROWS = 1024, N = 2048, C = 2048 };
+    uint16_t *x = ic_alloc(ROWS * C, sizeof(float)), *w = ic_alloc(N * C, sizeof(float));
+    uint16_t *y = ic_alloc(ROWS * N, sizeof(float));
+    double best = 1e9;
+    if (!x || !w || !y)
+        exit(1);
+    for (int i = 0; i < 10; i++) {
+        double start = ic_seconds();
+        s->be->linear(s->be, ic_mat_of(y, s->act, ROWS, N), ic_mat_of(x, s->act, ROWS, C),
+                      ic_mat_of(w, s->act, N, C), NULL, 1, false);
+        best = IC_MIN(best, ic_seconds() - start);
+    }
+    ic_free(x);
+    ic_free(w);
+    ic_free(y);
+    return (double)ROWS * N * C / best;
+}
+
+/* ---- the step --------------------------------------------------------------------------------- */
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        fprintf(stderr, "usage: bench_train MODEL [THREADS] [RECOMPUTE] [REPEATS]\n");
+        return 2;
+    }
+    int threads = argc > 2 ? atoi(argv[2]) : 0, recompute = argc > 3 ? atoi(argv[3]) : 0;
+    int repeats = argc > 4 ? IC_MIN(atoi(argv[4]), MOST) : REPEATS;
+    icae_model *model;
+    icae_session *session;
+    ic_params *params;
+    MUST(icae_model_open(&model, argv[1], NULL));
+    MUST(icae_session_new(&session, model, NULL, &(icae_session_options){.threads = threads}));
+    ic_adapter_shape shape = {.k = SLOTS, .rank = RANK, .rate = (float)TEXT / SLOTS, .alpha = 32};
+    shape.target[IC_Q] = shape.target[IC_V] = true;
+    MUST(ic_params_new(&params, model, &shape, IC_INIT_NORMAL, 1, session->act == IC_BF16));
+
+    int32_t text[TEXT], after[TEXT + 2] = {IC_AE};
+    for (int i = 0; i < TEXT; i++)
+        text[i] = (int32_t)(3 + ic_random_unit(1, IC_STREAM_DATA, (uint64_t)i) *
+                                    (model->config.vocabulary - 3));
+    memcpy(after + 1, text, sizeof text);
+    after[TEXT + 1] = 2;
+    ic_example e = {.context = text,
+                    .tokens = TEXT,
+                    .after = after,
+                    .after_count = TEXT + 2,
+                    .unscored = 1,
+                    .weight = 1.0f / (TEXT + 1)};
+    ic_adamw adamw = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .clip = 1};
+
+    double seconds[MOST + 1], nll, norm;
+    for (int i = 0; i <= repeats; i++) {
+        double start = ic_seconds();
+        ic_gradient_options o = {
+            .recompute = recompute, .dropout = 0.05f, .seed = 1, .step = (uint64_t)i};
+        MUST(ic_gradients(session, params, &e, 1, &o, &nll, NULL, NULL));
+        MUST(ic_params_update(session, params, &adamw, (uint64_t)i + 1, &norm));
+        seconds[i] = ic_seconds() - start;
+    }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    qsort(seconds + 1, (size_t)repeats, sizeof *seconds, ascending); /* the first one warms up */
+    double median = seconds[1 + repeats / 2], products = step_products(&model->config);
+    double peak = peak_rate(session);
+    printf("{\"task\": \"train\", \"model\": \"%s\", \"compute\": \"%s\", \"isa\": \"%s\", "
+           "\"threads\": %d, "
+           "\"recompute\": %d, \"tokens_per_second\": %.2f, \"best_tokens_per_second\": %.2f, "
+           "\"peak_rss_mb\": %ld, \"scratch_mb\": %zu, \"gflop_a_step\": %.1f, \"gflops\": %.1f, "
+           "\"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"loss\": %.4f}\n",
+           argv[1], session->act == IC_BF16 ? "bf16" : "f32", session->be->isa,
+           session->be->threads, recompute, TEXT / median, TEXT / seconds[1], usage.ru_maxrss >> 10,
+           session->arena.size >> 20, 2e-9 * products, 2e-9 * products / median, 2e-9 * peak,
+           products / peak / median, nll / (TEXT + 1));
+    ic_params_free(params);
+    icae_session_free(session);
+    icae_model_free(model);
+    return 0;
+}

@@ -1,0 +1,421 @@
+/*
+ * gradient.c - losses and gradients of packed examples.
+ *
+ * All segments of all examples go through base + LoRA as one batch; their slots, with what stands
+ * before and after them, go through the base as a second one; the head sees only rows with loss, some
+ * at a time. Then the same backwards (model/tape.h). Owns the layout of the two batches; knows nothing
+ * of optimisers or data.
+ */
+#include "model/tape.h"
+#include "train/train.h"
+
+#include <string.h>
+
+/* A chunk of logits: enough rows for products at full speed. */
+enum { LOGIT_VALUES = 8 << 20, LOGIT_ROWS = 96 };
+
+/* Rows of one input matrix and where each comes from. */
+typedef struct source {
+    int32_t *row, *from;
+    int count;
+} source;
+
+/* One of the two batches. */
+typedef struct side {
+    int *start, *tail;
+    float *pos;
+    int seqs, rows, tails;
+    source text, table; /* rows that are token embeddings; rows of the memory table */
+} side;
+
+typedef struct work {
+    icae_session *session;
+    const ic_params *params;
+    const ic_example *examples;
+    const ic_gradient_options *options;
+    ic_lora_set lora; /* with dropout */
+    side encoder, decoder;
+    source slots; /* decoder's rows that are the encoder's results, in order */
+    int32_t *targets;
+    float *weights; /* of each target */
+    ic_score *scores;
+    ic_tape *tape[2]; /* encoder, decoder; NULL: forward only */
+    ic_arena *keep;
+} work;
+
+/* ---- layout ----------------------------------------------------------------------------------- */
+
+/* Counts first; then, with memory, writes. */
+static void put(source *s, int row, int32_t from)
+{
+    if (s->row) {
+        s->row[s->count] = row;
+        s->from[s->count] = from;
+    }
+    s->count++;
+}
+
+static void put_pos(side *d, double pos)
+{
+    if (d->pos)
+        d->pos[d->rows] = (float)pos;
+    d->rows++;
+}
+
+static void end_sequence(side *d, int tail)
+{
+    if (d->start) {
+        d->start[d->seqs + 1] = d->rows;
+        d->tail[d->seqs] = tail;
+    }
+    d->seqs++;
+    d->tails += tail;
+}
+
+/* A text id or special token. */
+static void put_id(const work *w, side *d, int32_t id, double pos)
+{
+    if (id >= 0)
+        put(&d->text, d->rows, id);
+    else
+        put(&d->table, d->rows, w->params->adapter->k - 1 - id);
+    put_pos(d, pos);
+}
+
+static float rate_of(const work *w, const ic_example *e)
+{
+    return e->rate > 0 ? e->rate : w->params->adapter->rate;
+}
+
+/* [text][memory tokens] of every segment; core/encode.c has the same for compression. */
+static void lay_segment(work *w, const int32_t *ids, int tokens, int slots)
+{
+    const icae_adapter *a = w->params->adapter;
+    side *d = &w->encoder;
+    for (int i = 0; i < tokens; i++)
+        put_id(w, d, ids[i], i);
+    for (int j = 0; j < slots; j++) {
+        put(&d->table, d->rows, j);
+        put_pos(d, (a->spread ? 0 : tokens) + ic_slot_at(a, j, slots, tokens));
+    }
+    end_sequence(d, slots);
+}
+
+/* before, slots, after but for its last id, which predicts nothing. */
+static void lay_example(work *w, const ic_example *e)
+{
+    const icae_adapter *a = w->params->adapter;
+    side *d = &w->decoder;
+    float rate = rate_of(w, e);
+    double next = 0;
+    for (int i = 0; i < e->before_count; i++)
+        put_id(w, d, e->before[i], next++);
+    double start = next;
+    int segments = ic_segment_count(a, rate, (uint64_t)e->tokens);
+    const int32_t *ids = e->context;
+    for (int s = 0; s < segments; s++) {
+        int tokens = ic_segment_tokens(a, rate, (uint64_t)e->tokens, s);
+        int slots = ic_segment_slots(a, rate, tokens);
+        lay_segment(w, ids, tokens, slots);
+        for (int j = 0; j < slots; j++) {
+            put(&w->slots, d->rows, w->slots.count);
+            put_pos(d, next + ic_slot_at(a, j, slots, tokens));
+        }
+        next += a->spread ? tokens : slots;
+        ids += tokens;
+    }
+    if (a->spread && e->after[0] == IC_AE)
+        next = start - 1; /* restored text stands where the text stood */
+    for (int i = 0; i + 1 < e->after_count; i++)
+        put_id(w, d, e->after[i], next++);
+    for (int i = e->unscored; i < e->after_count && w->targets; i++) {
+        int n = d->tails + i - e->unscored;
+        w->targets[n] = e->after[i];
+        w->weights[n] = e->weight;
+    }
+    end_sequence(d, e->after_count - e->unscored);
+}
+
+static void lay_out(work *w, int count)
+{
+    side *sides[] = {&w->encoder, &w->decoder};
+    for (int i = 0; i < 2; i++)
+        sides[i]->seqs = sides[i]->rows = sides[i]->tails = sides[i]->text.count =
+            sides[i]->table.count = 0;
+    w->slots.count = 0;
+    for (int i = 0; i < count; i++)
+        lay_example(w, &w->examples[i]);
+}
+
+static bool source_new(source *s)
+{
+    size_t n = (size_t)IC_MAX(s->count, 1);
+    s->row = ic_alloc(n, sizeof *s->row);
+    s->from = ic_alloc(n, sizeof *s->from);
+    return s->row && s->from;
+}
+
+static bool side_new(side *d)
+{
+    d->start = ic_alloc((size_t)d->seqs + 1, sizeof *d->start);
+    d->tail = ic_alloc((size_t)d->seqs, sizeof *d->tail);
+    d->pos = ic_alloc((size_t)d->rows, sizeof *d->pos);
+    return d->start && d->tail && d->pos && source_new(&d->text) && source_new(&d->table);
+}
+
+static void source_free(source *s)
+{
+    ic_free(s->row);
+    ic_free(s->from);
+}
+
+static void side_free(side *d)
+{
+    ic_free(d->start);
+    ic_free(d->tail);
+    ic_free(d->pos);
+    source_free(&d->text);
+    source_free(&d->table);
+}
+
+static int check_ids(const work *w, const int32_t *ids, int count, int32_t least)
+{
+    int vocabulary = w->params->model->config.vocabulary;
+    for (int i = 0; i < count; i++)
+        if (ids[i] < least || ids[i] >= vocabulary)
+            return ic_fail(ICAE_EINVAL, "token id %d is outside the model's vocabulary of %d",
+                           ids[i], vocabulary);
+    return ICAE_OK;
+}
+
+static int check_example(const work *w, const ic_example *e)
+{
+    int rc = ICAE_OK;
+    if (e->tokens < 1 || e->unscored < 0 || e->after_count <= e->unscored)
+        return ic_fail(ICAE_EINVAL,
+                       "an example needs a context and at least one target: it has %d "
+                       "tokens and %d targets",
+                       e->tokens, e->after_count - e->unscored);
+    IC_TRY(check_ids(w, e->context, e->tokens, 0));
+    IC_TRY(check_ids(w, e->before, e->before_count, IC_FT));
+    IC_TRY(check_ids(w, e->after, e->unscored, IC_FT));
+    IC_TRY(check_ids(w, e->after + e->unscored, e->after_count - e->unscored, 0));
+done:
+    return rc;
+}
+
+/* ---- the passes ------------------------------------------------------------------------------- */
+
+static void put_rows(ic_run *r, ic_mat x, const source *to, ic_mat from)
+{
+    if (to->count)
+        r->be->rows(r->be, x, to->row, from, to->from, to->count, 1, false);
+}
+
+/* Gradient of the memory table from that of an input matrix. */
+static void table_back(ic_run *r, const work *w, const source *s, ic_mat dx)
+{
+    ic_mat table = w->params->adapter->memory;
+    size_t offset = (size_t)((float *)table.data - w->params->p);
+    table.data = w->params->g + offset;
+    if (s->count)
+        r->be->rows(r->be, table, s->from, dx, s->row, s->count, 1, true);
+}
+
+static ic_var run_side(ic_run *r, const work *w, const side *d, const ic_batch *b, ic_mat slots)
+{
+    const icae_model *m = w->params->model;
+    ic_var x = ic_new(r, d->rows, m->config.width, IC_F32);
+    if (d->text.count)
+        ic_embed(r, m, x, d->text.row, d->text.from, d->text.count);
+    put_rows(r, x.m, &d->table, w->params->adapter->memory);
+    if (slots.data)
+        put_rows(r, x.m, &w->slots, slots);
+    r->tape = w->tape[slots.data != NULL];
+    if (r->tape)
+        ic_tape_begin(r->tape, w->keep);
+    return ic_transformer(r, m, slots.data ? NULL : &w->lora, b, x);
+}
+
+/* Head, losses and, if dhidden has memory, the gradient of the hidden states. */
+static void losses(ic_run *r, const work *w, ic_mat hidden, ic_mat dhidden)
+{
+    const icae_model *m = w->params->model;
+    ic_run plain = *r;
+    plain.tape = NULL;
+    int step = IC_MIN(IC_MAX(LOGIT_VALUES / m->config.vocabulary, LOGIT_ROWS), hidden.rows);
+    for (int i = 0; i < hidden.rows; i += step) {
+        size_t mark = ic_arena_mark(r->arena);
+        int n = IC_MIN(step, hidden.rows - i);
+        ic_var some = {ic_mat_rows(hidden, i, n), 0};
+        ic_mat logits = ic_logits(&plain, m, some).m;
+        r->be->score(r->be, w->scores + i, logits, w->targets + i);
+        if (dhidden.data) {
+            r->be->score_back(r->be, logits, w->targets + i, w->weights + i);
+            ic_mat d = logits;
+            if (r->act != IC_F32) {
+                d = ic_new(r, n, logits.cols, r->act).m;
+                r->be->rows(r->be, d, NULL, logits, NULL, n, 1, false);
+            }
+            r->be->linear_t(r->be, ic_mat_rows(dhidden, i, n), d, m->head, 1, false);
+        }
+        ic_arena_release(r->arena, mark);
+    }
+}
+
+static ic_batch batch_of(const side *d)
+{
+    return (ic_batch){.seqs = d->seqs, .start = d->start, .pos = d->pos, .tail = d->tail};
+}
+
+static void pass(ic_run *r, const work *w)
+{
+    int width = w->params->model->config.width;
+    ic_batch encoder = batch_of(&w->encoder), decoder = batch_of(&w->decoder);
+    ic_mat slots = run_side(r, w, &w->encoder, &encoder, (ic_mat){0}).m;
+    ic_mat dslots = {0}, dhidden = {0};
+    if (w->tape[0]) {
+        dslots = ic_new(r, w->slots.count, width, IC_F32).m;
+        dhidden = ic_new(r, w->decoder.tails, width, IC_F32).m;
+    }
+    size_t mark = ic_arena_mark(r->arena);
+    ic_mat hidden = run_side(r, w, &w->decoder, &decoder, slots).m;
+    losses(r, w, hidden, dhidden);
+    if (!w->tape[0])
+        return;
+    ic_mat dx = ic_tape_back(r, dhidden);
+    r->be->rows(r->be, dslots, NULL, dx, w->slots.row, w->slots.count, 1, false);
+    table_back(r, w, &w->decoder.table, dx);
+    ic_arena_release(r->arena, mark);
+    r->tape = w->tape[0];
+    dx = ic_tape_back(r, dslots);
+    table_back(r, w, &w->encoder.table, dx);
+}
+
+/* ---- memory ----------------------------------------------------------------------------------- */
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+/* Scratch and kept memory of the passes. */
+static void measure(work *w, size_t *scratch, size_t *kept)
+{
+    ic_arena arena = {0}, keep = {0};
+    ic_arena_measure(&arena);
+    ic_arena_measure(&keep);
+    w->keep = &keep;
+    ic_run r = {.be = w->session->counting, .arena = &arena, .act = w->session->act};
+    pass(&r, w);
+    *scratch = aligned(arena.peak);
+    *kept = aligned(keep.peak);
+}
+
+static int run(work *w)
+{
+    icae_session *s = w->session;
+    size_t scratch, kept;
+    measure(w, &scratch, &kept);
+    if (s->memory && scratch + kept > s->memory)
+        return ic_fail(ICAE_ENOMEM, "this needs %zu MB of scratch memory, the limit is %zu MB",
+                       ((scratch + kept) >> 20) + 1, (size_t)(s->memory >> 20));
+    int rc = ic_arena_reserve(&s->arena, scratch + kept);
+    if (rc < 0)
+        return rc;
+    ic_arena keep = {.base = s->arena.base, .size = kept};
+    ic_arena arena = {.base = s->arena.base + kept, .size = scratch};
+    ic_run r = {.be = s->be, .arena = &arena, .act = s->act};
+    w->keep = &keep;
+    pass(&r, w);
+    return ICAE_OK;
+}
+
+/* ---- the call --------------------------------------------------------------------------------- */
+
+static int work_new(work *w, int count)
+{
+    int rc = ICAE_OK;
+    const ic_gradient_options *o = w->options;
+    int layers = w->params->model->config.layers;
+    uint32_t random[4];
+    for (int i = 0; i < count; i++)
+        IC_TRY(check_example(w, &w->examples[i]));
+    lay_out(w, count);
+    size_t n = (size_t)w->decoder.tails;
+    w->targets = ic_alloc(n, sizeof *w->targets);
+    w->weights = ic_alloc(n, sizeof *w->weights);
+    w->scores = ic_alloc(n, sizeof *w->scores);
+    if (!w->targets || !w->weights || !w->scores || !side_new(&w->encoder) ||
+        !side_new(&w->decoder) || !source_new(&w->slots))
+        return ICAE_ENOMEM;
+    lay_out(w, count);
+    for (int i = 0; i < 2 && !o->forward_only; i++)
+        IC_TRY(ic_tape_new(&w->tape[i], o->recompute, layers + 1));
+    w->lora = w->params->adapter->set;
+    w->lora.dropout = o->dropout;
+    ic_random_block(random, o->seed, IC_STREAM_DROPOUT, o->step);
+    w->lora.seed = (uint64_t)random[1] << 32 | random[0];
+done:
+    return rc;
+}
+
+static void work_free(work *w)
+{
+    side_free(&w->encoder);
+    side_free(&w->decoder);
+    source_free(&w->slots);
+    ic_free(w->targets);
+    ic_free(w->weights);
+    ic_free(w->scores);
+    ic_tape_free(w->tape[0]);
+    ic_tape_free(w->tape[1]);
+}
+
+static void report(const work *w, int count, double *nll_sum, int *right, int *prefix)
+{
+    const ic_score *score = w->scores;
+    const int32_t *target = w->targets;
+    for (int i = 0; i < count; i++) {
+        int n = w->examples[i].after_count - w->examples[i].unscored, good = 0, first = 0;
+        double sum = 0;
+        for (int j = 0; j < n; j++, score++, target++) {
+            sum += (double)score->nll;
+            if (score->best == *target) {
+                first += first == j;
+                good++;
+            }
+        }
+        nll_sum[i] = sum;
+        if (right)
+            right[i] = good;
+        if (prefix)
+            prefix[i] = first;
+    }
+}
+
+int ic_gradients(icae_session *s, ic_params *params, const ic_example *examples, int count,
+                 const ic_gradient_options *options, double *nll_sum, int *right, int *prefix)
+{
+    int rc = ICAE_OK;
+    work w = {.session = s, .params = params, .examples = examples, .options = options};
+    if (count < 1)
+        return ic_fail(ICAE_EINVAL, "no examples were given");
+    IC_TRY(work_new(&w, count));
+    IC_TRY(run(&w));
+    report(&w, count, nll_sum, right, prefix);
+done:
+    work_free(&w);
+    return rc;
+}
+
+size_t ic_gradients_measure(icae_session *s, ic_params *params, const ic_example *examples,
+                            int count, const ic_gradient_options *options)
+{
+    size_t scratch = 0, kept = 0;
+    work w = {.session = s, .params = params, .examples = examples, .options = options};
+    if (count > 0 && work_new(&w, count) == ICAE_OK)
+        measure(&w, &scratch, &kept);
+    work_free(&w);
+    return scratch + kept;
+}
