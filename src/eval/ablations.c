@@ -1,0 +1,78 @@
+/*
+ * ablations.c - several adapters on the same questions, in pairs (ICAE Table 5): win, lose, tie by the
+ * judge; without one, by the higher ROUGE-L, which is said.
+ */
+#include "eval/eval.h"
+
+#include <math.h>
+
+/* Questions that both systems answered from slots. */
+static int compare(ic_eval *e, ic_verdicts *v, const ic_system *a, const ic_system *b)
+{
+    int rc = ICAE_OK;
+    char key[256];
+    for (size_t i = 0; i < e->data.questions; i++) {
+        ic_key_answer(key, a, "slots", i);
+        const ic_json *x = ic_journal_get(e->journal, key);
+        ic_key_answer(key, b, "slots", i);
+        const ic_json *y = ic_journal_get(e->journal, key);
+        if (!x || !y)
+            continue;
+        if (*ic_record_text(x, "skipped") || *ic_record_text(y, "skipped")) {
+            v->failed++;
+        } else if (e->options->judge) {
+            uint64_t before = v->win + v->lose + v->tie;
+            if (e->judging)
+                IC_TRY(ic_judge_pair(e, v, &e->data.question[i], ic_record_text(x, "answer"),
+                                     ic_record_text(y, "answer")));
+            v->failed += !e->judging && before == v->win + v->lose + v->tie;
+        } else {
+            double d = ic_record_number(x, "rougeL") - ic_record_number(y, "rougeL");
+            v->win += d > 0;
+            v->lose += d < 0;
+            v->tie += d == 0;
+        }
+    }
+done:
+    return rc;
+}
+
+int ic_experiment_ablations(ic_eval *e)
+{
+    int rc = ICAE_OK;
+    if (e->systems < 2)
+        return ICAE_OK;
+    ic_report *r = &e->report;
+    size_t n = 0;
+    uint64_t failed = 0, all = 0;
+    ic_verdicts *v = ic_alloc(e->systems * e->systems, sizeof *v);
+    if (!v)
+        return ICAE_ENOMEM;
+    ic_report_section(r, "ablations", "Adapters against each other",
+                      "Answers from slots to the same questions, two systems at a time, in the "
+                      "layout of the paper's table 5.");
+    for (size_t i = 0; i < e->systems; i++)
+        for (size_t k = i + 1; k < e->systems; k++, n++) {
+            IC_TRY(compare(e, &v[n], &e->system[i], &e->system[k]));
+            failed += v[n].failed;
+            all += v[n].failed + v[n].win + v[n].lose + v[n].tie;
+        }
+    ic_report_table(r, "Pairs", ic_verdict_columns);
+    n = 0;
+    for (size_t i = 0; i < e->systems; i++)
+        for (size_t k = i + 1; k < e->systems; k++) {
+            const char *judge = e->options->judge_model ? e->options->judge_model : "judge";
+            ic_verdicts_row(r, e->system[i].name, e->system[k].name, &v[n++],
+                            e->options->judge ? judge : "ROUGE-L");
+        }
+    ic_report_table_end(r);
+    if (!e->options->judge)
+        ic_report_note(r, "No judge was named: a win is a higher ROUGE-L against the reference "
+                          "answer, which is a "
+                          "weaker measure than the paper's.");
+    ic_eval_shortfall(e, "Pairs", all - failed, all, "there was no answer, or no usable verdict");
+    ic_report_section_end(r);
+done:
+    ic_free(v);
+    return rc;
+}

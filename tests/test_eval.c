@@ -1,0 +1,395 @@
+/*
+ * test_eval.c - the evaluation: statistics, journal, data, batches, a whole small run, resuming it, the
+ * page, and what must be refused. The bundled model in f32.
+ */
+#include "golden.h"
+
+#include "eval/eval.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SUITE ICAE_TEST_DIR "/data/eval/suite.json"
+#define TEXTS ICAE_TEST_DIR "/../demo/eval"
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    strcpy(folder, "/tmp/test-eval-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+static char *in_folder(const char *name)
+{
+    static char path[4][256];
+    static int at;
+    at = (at + 1) % 4;
+    snprintf(path[at], sizeof path[at], "%s/%s", folder, name);
+    return path[at];
+}
+
+static char *write_text(const char *name, const char *text)
+{
+    char *path = in_folder(name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    return path;
+}
+
+static ic_buffer read_file(const char *path)
+{
+    ic_map map;
+    ic_buffer b = {0};
+    MUST(ic_map_open(&map, path));
+    MUST(ic_buffer_add(&b, map.data, map.size));
+    ic_map_close(&map);
+    return b;
+}
+
+/* ---- statistics ------------------------------------------------------------------------------- */
+
+static void test_stats(void **state)
+{
+    (void)state;
+    ic_stats s = {0};
+    assert_true(isnan(ic_stats_mean(&s)) && isnan(ic_stats_quantile(&s, 0.5)));
+    for (int i = 5; i >= 1; i--)
+        MUST(ic_stats_add(&s, i));
+    MUST(ic_stats_add(&s, (double)NAN));
+    assert_int_equal(s.count, 5);
+    assert_float_equal(ic_stats_mean(&s), 3, 1e-12);
+    assert_float_equal(ic_stats_quantile(&s, 0.5), 3, 1e-12);
+    assert_float_equal(ic_stats_quantile(&s, 0.1), 1.4, 1e-12);
+    assert_float_equal(ic_stats_quantile(&s, 1), 5, 1e-12);
+    ic_stats_free(&s);
+    double low, high;
+    ic_wilson(&low, &high, 50, 100); /* as tables print it */
+    assert_float_equal(low, 0.4038, 1e-4);
+    assert_float_equal(high, 0.5962, 1e-4);
+    ic_wilson(&low, &high, 0, 10);
+    assert_float_equal(low, 0, 1e-12);
+    assert_float_equal(high, 0.2775, 1e-4);
+    ic_wilson(&low, &high, 0, 0);
+    assert_true(low == 0 && high == 1);
+}
+
+/* ---- journal ---------------------------------------------------------------------------------- */
+
+static void test_journal(void **state)
+{
+    (void)state;
+    ic_journal *j;
+    char *path = in_folder("journal");
+    ic_buffer value = {0};
+    MUST(ic_buffer_addf(&value, "{\"a\":\n1.5}"));
+    MUST(ic_journal_open(&j, path, "one", false));
+    for (int i = 0; i < 3000; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "key %d", i);
+        MUST(ic_journal_put(j, key, &value));
+    }
+    assert_null(ic_journal_get(j, "key 3000"));
+    MUST(ic_journal_close(j));
+    FILE *f = fopen(path, "a"); /* the process died while it wrote */
+    fputs("{\"key\":\"torn\",\"value", f);
+    fclose(f);
+    MUST(ic_journal_open(&j, path, "one", true));
+    assert_float_equal(ic_record_number(ic_journal_get(j, "key 2999"), "a"), 1.5, 0);
+    assert_null(ic_journal_get(j, "torn"));
+    MUST(ic_journal_put(j, "torn", &value));
+    MUST(ic_journal_close(j));
+    MUST(ic_journal_open(&j, path, "one", true));
+    assert_non_null(ic_journal_get(j, "torn"));
+    MUST(ic_journal_close(j));
+    assert_int_equal(ic_journal_open(&j, path, "two", true), ICAE_EMISMATCH);
+    write_text("journal", "{\"settings\":\"one\"}\nnonsense\n");
+    assert_int_equal(ic_journal_open(&j, path, "one", true), ICAE_EFORMAT);
+    assert_non_null(strstr(icae_error_message(), "journal:2"));
+    ic_buffer_free(&value);
+}
+
+/* ---- data ------------------------------------------------------------------------------------- */
+
+static void refuse(const char *name, const char *text, const char *message)
+{
+    ic_data d = {0};
+    int rc = ic_data_add(&d, write_text(name, text));
+    if (rc != ICAE_EFORMAT || !strstr(icae_error_message(), message)) {
+        print_error("%s: %d %s\n", name, rc, icae_error_message());
+        fail();
+    }
+    ic_data_free(&d);
+}
+
+static void test_data(void **state)
+{
+    (void)state;
+    ic_data d = {0};
+    MUST(ic_data_add(&d, TEXTS));
+    assert_true(d.documents > 50 && d.questions > 50 && d.sets == 2);
+    ic_data_free(&d);
+    MUST(ic_data_add(
+        &d, write_text("ok.jsonl",
+                       "{\"text\":\"a\"}\n\n{\"input\":\"b\",\"prompt\":\"c\",\"answer\":\"d\"}")));
+    MUST(ic_data_add(&d, write_text("plain.txt", "some text")));
+    assert_true(d.documents == 2 && d.questions == 1 && d.sets == 2);
+    assert_string_equal(d.set[1], "plain");
+    ic_data_free(&d);
+    refuse("bad1.jsonl", "{\"text\":\"a\"}\n{\"text\":", "bad1.jsonl:2");
+    refuse("bad2.jsonl", "{\"text\":\"a\"}\n\n{\"context\":\"a\",\"prompt\":\"b\"}\n",
+           "bad2.jsonl:3");
+    refuse("bad3.jsonl", "{\"text\":7}\n", "bad3.jsonl:1");
+    refuse("bad4.jsonl", "[1,2]\n", "bad4.jsonl:1");
+    assert_true(ic_data_add(&d, in_folder("absent.txt")) < 0);
+    ic_data_free(&d);
+}
+
+/* ---- batches ---------------------------------------------------------------------------------- */
+
+typedef struct outcome {
+    ic_piece *piece;
+    size_t count, at;
+    ic_ids ids[8];
+    icae_fidelity fidelity[8];
+} outcome;
+
+static bool next(void *user, ic_restoration *r)
+{
+    outcome *o = user;
+    if (o->at == o->count)
+        return false;
+    r->tag = o->at;
+    r->count = 120;
+    r->ids = o->piece[o->at++].ids;
+    return true;
+}
+
+static int done(void *user, const ic_restoration *r)
+{
+    outcome *o = user;
+    o->fidelity[r->tag] = r->fidelity;
+    return ic_ids_append(&o->ids[r->tag], r->restored.ids, r->restored.count);
+}
+
+/* Together as one by one: the same tokens, the same figures. */
+static void test_batches(void **state)
+{
+    (void)state;
+    icae_eval_options options = {0};
+    ic_system s = {.name = "bundled"};
+    ic_eval e = {.options = &options, .system = &s, .systems = 1, .seed = 3};
+    outcome o[2] = {{0}};
+    MUST(ic_data_add(&e.data, TEXTS));
+    MUST(icae_model_open(&s.model, NULL, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
+    MUST(icae_adapter_open(&s.adapter, NULL, s.model, NULL));
+    MUST(icae_session_new(&s.session, s.model, s.adapter, &(icae_session_options){.threads = 1}));
+    s.ids = ic_alloc(e.data.documents, sizeof *s.ids);
+    for (int k = 0; k < 2; k++) {
+        MUST(ic_eval_pieces(&o[k].piece, &o[k].count, &e, &s, NULL, 120, 8));
+        assert_int_equal(o[k].count, 8);
+        MUST(ic_restore_all(
+            &s,
+            &(ic_restore_plan){.next = next, .done = done, .user = &o[k], .sequences = k ? 5 : 1}));
+    }
+    for (size_t i = 0; i < 8; i++) {
+        assert_int_equal(o[0].ids[i].count, o[1].ids[i].count);
+        assert_memory_equal(o[0].ids[i].ids, o[1].ids[i].ids, o[0].ids[i].count * sizeof(int32_t));
+        assert_float_equal(o[0].fidelity[i].loss, o[1].fidelity[i].loss, 0);
+        assert_int_equal(o[0].fidelity[i].tokens, 120);
+        ic_ids_free(&o[0].ids[i]);
+        ic_ids_free(&o[1].ids[i]);
+    }
+    ic_free(o[0].piece);
+    ic_free(o[1].piece);
+    for (size_t i = 0; i < e.data.documents; i++)
+        ic_ids_free(&s.ids[i]);
+    ic_free(s.ids);
+    ic_data_free(&e.data);
+    icae_session_free(s.session);
+    icae_adapter_free(s.adapter);
+    icae_model_free(s.model);
+}
+
+/* ---- a whole run ------------------------------------------------------------------------------ */
+
+typedef struct watch {
+    int left; /* progress calls until it stops; negative: never */
+    int notes;
+    bool said; /* that samples are missing or a length was left out */
+} watch;
+
+static int progress(void *user, const char *unit, uint64_t at, uint64_t total)
+{
+    watch *w = user;
+    assert_true(*unit && at <= total);
+    return w->left >= 0 && w->left-- == 0;
+}
+
+static void note(void *user, const char *line)
+{
+    watch *w = user;
+    w->notes++;
+    w->said |= strstr(line, "cannot hold 100000 tokens") != NULL;
+}
+
+static icae_eval_options run_options(const char *out, watch *w)
+{
+    return (icae_eval_options){.suite = SUITE,
+                               .out = out,
+                               .seed = 5,
+                               .model.compute = ICAE_COMPUTE_F32,
+                               .session = {.threads = 1, .progress = progress, .user = w},
+                               .note = note,
+                               .user = w};
+}
+
+/* The report without what differs from run to run: seconds. */
+static char *without_latency(const char *path)
+{
+    ic_buffer b = read_file(path);
+    char *at = strstr(b.data, "\"id\":\"latency\""),
+         *end = at ? strstr(at, "\"id\":\"span\"") : NULL;
+    assert_non_null(end);
+    memmove(at, end, strlen(end) + 1);
+    return b.data;
+}
+
+static void test_run(void **state)
+{
+    (void)state;
+    watch w = {.left = -1};
+    icae_eval_options o = run_options(in_folder("whole"), &w);
+    MUST(icae_eval(&o));
+    assert_true(w.said);
+    ic_buffer html = read_file(in_folder("whole/report.html")),
+              csv = read_file(in_folder("whole/report.csv"));
+    assert_non_null(strstr(html.data, "<svg"));
+    assert_non_null(strstr(html.data, "prefers-color-scheme:dark"));
+    assert_null(strstr(html.data, "<script")); /* self-contained, nothing fetched */
+    assert_null(strstr(html.data, "src="));
+    assert_null(strstr(html.data, "url("));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,1,Tokens,32"));
+    ic_buffer_free(&html);
+    ic_buffer_free(&csv);
+
+    /* the same, stopped again and again: the same report */
+    int rc, runs = 0;
+    do {
+        w.left = 4;
+        o = run_options(in_folder("pieces"), &w);
+        o.resume = true;
+        rc = icae_eval(&o);
+        assert_true(rc == ICAE_OK || rc == ICAE_ECANCELLED);
+    } while (rc != ICAE_OK && ++runs < 30);
+    assert_true(rc == ICAE_OK && runs > 1);
+    char *a = without_latency(in_folder("whole/report.json")),
+         *b = without_latency(in_folder("pieces/report.json"));
+    assert_string_equal(a, b);
+    ic_free(a);
+    ic_free(b);
+
+    o.seed = 6; /* other settings must not be mixed in */
+    assert_int_equal(icae_eval(&o), ICAE_EMISMATCH);
+
+    const char *reports[] = {in_folder("whole/report.json"), in_folder("pieces/report.json")};
+    MUST(icae_eval_compare(in_folder("both.html"), reports, 2));
+    html = read_file(in_folder("both.html"));
+    assert_non_null(strstr(html.data, "<th>Run</th>"));
+    assert_non_null(strstr(html.data, "<td>pieces</td>"));
+    ic_buffer_free(&html);
+    reports[1] = SUITE;
+    assert_int_equal(icae_eval_compare(in_folder("both.html"), reports, 2), ICAE_EFORMAT);
+}
+
+/* Two systems: the pairs and the summary have both. */
+static void test_systems(void **state)
+{
+    (void)state;
+    watch w = {.left = -1};
+    icae_eval_options o = run_options(in_folder("two"), &w);
+    const icae_eval_system systems[] = {{.name = "first <b>"}, {.name = "second"}};
+    o.systems = systems;
+    o.system_count = 2;
+    o.samples = 1;
+    o.suite = write_text("two.json",
+                         "{\"autoencoding\":{\"lengths\":[32]},\"instruct\":{\"max_tokens\":3}}");
+    MUST(icae_eval(&o));
+    ic_buffer json = read_file(in_folder("two/report.json")),
+              html = read_file(in_folder("two/report.html"));
+    assert_non_null(strstr(json.data, "\"ablations\""));
+    assert_non_null(strstr(json.data, "\"ROUGE-L\""));
+    assert_non_null(strstr(html.data, "first &lt;b&gt;"));
+    assert_null(strstr(html.data, "first <b>"));
+    ic_buffer_free(&json);
+    ic_buffer_free(&html);
+}
+
+/* ---- what must be refused or said ------------------------------------------------------------- */
+
+static void fails(const char *suite, const char *text, int code, const char *message)
+{
+    watch w = {.left = -1};
+    icae_eval_options o = run_options(in_folder("bad"), &w);
+    o.suite = suite;
+    o.texts = &text;
+    o.text_count = text != NULL;
+    int rc = icae_eval(&o);
+    if (rc != code || !strstr(icae_error_message(), message)) {
+        print_error("%d %s; wanted %d %s\n", rc, icae_error_message(), code, message);
+        fail();
+    }
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    fails(SUITE, write_text("empty.txt", ""), ICAE_EINVAL, "nothing to measure");
+    fails(SUITE, in_folder("absent"), ICAE_ENOTFOUND, "absent");
+    fails(write_text("s1.json", "{\"autoencodng\":{}}"), NULL, ICAE_EFORMAT,
+          "unknown key \"autoencodng\"");
+    fails(write_text("s2.json", "[]"), NULL, ICAE_EFORMAT, "JSON object");
+    fails(write_text("s3.json", "{\"samples\":0}"), NULL, ICAE_EINVAL, "samples");
+    fails(write_text("s4.json", "{\"span\":7}"), NULL, ICAE_EFORMAT, "must be an object");
+    icae_eval_options o = {0};
+    assert_int_equal(icae_eval(&o), ICAE_EINVAL);
+
+    /* a text that is too short for a length: no figure without its number of samples */
+    watch w = {.left = -1};
+    const char *text = write_text(
+        "short.txt",
+        "A short text about a ship and the sea and the wind, which is soon over and done.");
+    o = run_options(in_folder("short"), &w);
+    o.texts = &text;
+    o.text_count = 1;
+    o.suite = write_text(
+        "short.json", "{\"samples\":4,\"autoencoding\":{\"lengths\":[16,2000]},\"instruct\":{}}");
+    MUST(icae_eval(&o));
+    assert_true(w.notes >= 3);
+    ic_buffer json = read_file(in_folder("short/report.json"));
+    assert_non_null(strstr(json.data, "measured on 0 samples of the 4 asked for"));
+    assert_non_null(strstr(json.data, "there are no questions"));
+    ic_buffer_free(&json);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stats),    cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_data),     cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_run),      cmocka_unit_test(test_systems),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
