@@ -20,7 +20,7 @@ GENERATOR := $(if $(shell command -v ninja 2>/dev/null),-G Ninja,)
 # A folder that was configured keeps its generator.
 configure  = cmake -S . -B $(1) $(if $(wildcard $(1)/CMakeCache.txt),,$(GENERATOR)) $(2) $(CONFIGURE)
 
-.PHONY: all deps build test quick sanitize check bench demo install format clean help
+.PHONY: all deps build program test sanitize check bench demo install format clean help
 
 all: build
 
@@ -34,8 +34,12 @@ build:
 	$(call configure,$(BUILD),-DCMAKE_BUILD_TYPE=Release)
 	cmake --build $(BUILD) --parallel $(JOBS)
 
+program:
+	$(call configure,$(BUILD),-DCMAKE_BUILD_TYPE=Release)
+	cmake --build $(BUILD) --parallel $(JOBS) --target icae_cli
+
 demo: deps
-	@tools/quietly.sh build $(MAKE) --no-print-directory build
+	@tools/quietly.sh "building icae" $(MAKE) --no-print-directory program
 	@demo/run.sh $(BUILD)/icae
 
 test: deps

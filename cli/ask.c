@@ -13,9 +13,9 @@ const cli_command cli_ask = {
     .arguments = "FILE... \"QUESTION\"",
     .summary = "Ask a question about slot files and texts",
     .details =
-        "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in "
-        "the order\n"
-        "given. The last argument is the question. Stops after 512 tokens unless told otherwise.\n",
+        "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
+        "the order given. The last argument is the question. Stops after 512 tokens unless told\n"
+        "otherwise.\n",
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 2,
     .at_most = -1,

@@ -1,8 +1,8 @@
 /*
  * cli.h - what the subcommands share: options, the engine they open, files, output, progress, JSON.
  *
- * The program stands on icae.h only. A subcommand is one file that defines a cli_command, and one row
- * in main.c. Exit statuses: 0 done, 1 failed, 2 wrong use.
+ * The program stands on icae.h only. A subcommand is one file that defines a cli_command, and one
+ * row in main.c. Exit statuses: 0 done, 1 failed, 2 wrong use.
  */
 #ifndef ICAE_CLI_H
 #define ICAE_CLI_H
@@ -10,13 +10,14 @@
 #include "icae.h"
 
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #define CLI_PRINTF(a, b) __attribute__((format(printf, a, b)))
 
 enum { CLI_GO = -1, CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
-/* ---- options (options.c) ---------------------------------------------------------------------- */
+/* ---- options (options.c) --------------------------------------------------------------------- */
 
 typedef enum { CLI_END, CLI_FLAG, CLI_TEXT, CLI_INT, CLI_COUNT, CLI_REAL, CLI_SIZE } cli_type;
 
@@ -60,7 +61,7 @@ void cli_print_help(const cli_command *command, FILE *to);
 /* The candidate nearest to `word`, or NULL if none is near. */
 const char *cli_nearest(const char *word, const char *const *candidates, size_t count);
 
-/* ---- messages and signals (messages.c) -------------------------------------------------------- */
+/* ---- messages and signals (messages.c) ------------------------------------------------------- */
 
 /* One line on stderr, "icae: …". Return the exit status that goes with them. */
 int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
@@ -71,11 +72,10 @@ extern volatile sig_atomic_t cli_interrupted; /* the signal, or 0 */
 void cli_catch_interrupts(void);              /* the first is noted, the second ends the program */
 int cli_end(int status); /* ends by the signal if there was one, so that shells see it */
 
-bool cli_is_terminal(
-    FILE *f); /* and one that understands colours, if NO_COLOR does not forbid them */
+bool cli_is_terminal(FILE *f); /* one that understands colours, and NO_COLOR does not forbid them */
 const char *cli_bytes(char text[32], uint64_t bytes); /* "31,232" */
 
-/* ---- files (files.c) -------------------------------------------------------------------------- */
+/* ---- files (files.c) ------------------------------------------------------------------------- */
 
 typedef struct cli_text {
     char *data;
@@ -114,7 +114,7 @@ int cli_output_text(void *output, const char *text, size_t size); /* an icae_tex
 int cli_output_close(cli_output *o, bool keep);
 int cli_flush(void); /* standard output, at the end: the same results */
 
-/* ---- progress (progress.c) -------------------------------------------------------------------- */
+/* ---- progress (progress.c) ------------------------------------------------------------------- */
 
 typedef struct cli_progress {
     const char *label;
@@ -125,9 +125,11 @@ typedef struct cli_progress {
 
 int cli_progress_step(void *progress, const char *unit, uint64_t done, uint64_t total);
 void cli_progress_clear(void); /* takes a bar off the terminal before other output */
+/* On a terminal: paints this line in the place of the one before. */
+void cli_progress_paint(const char *line);
 double cli_seconds(void);
 
-/* ---- the engine (engine.c) -------------------------------------------------------------------- */
+/* ---- the engine (engine.c) ------------------------------------------------------------------- */
 
 typedef struct cli_engine {
     icae_model *model;
@@ -142,6 +144,7 @@ enum { CLI_ADAPTER_NEEDED, CLI_ADAPTER_OPTIONAL };
 int cli_engine_open(cli_engine *e, const cli_common *common, const char *label, int adapter);
 void cli_engine_close(cli_engine *e);
 int cli_model_open(icae_model **model, const cli_common *common);
+int cli_read_compute(icae_compute *out, const char *name); /* --compute; CLI_DONE or CLI_USAGE */
 
 /* A context made of files: slots and raw texts in their order. */
 typedef struct cli_context {
@@ -157,7 +160,7 @@ void cli_context_close(cli_context *c);
 /* On a terminal: what was read and made, and how fast. */
 void cli_print_result(const icae_result *r, const cli_common *common);
 
-/* ---- JSON (json.c) ---------------------------------------------------------------------------- */
+/* ---- JSON (json.c) --------------------------------------------------------------------------- */
 
 /* Prints one JSON value to standard output. `key` NULL: in an array, or the outermost. */
 void cli_json_open(const char *key, char bracket); /* '{' or '[' */
@@ -170,7 +173,7 @@ void cli_json_flag(const char *key, bool value);
 void cli_json_fidelity(const char *key, const icae_fidelity *f); /* null if not measured */
 void cli_json_result(const icae_result *r); /* members of the object that is open */
 
-/* ---- answers (answer.c) ----------------------------------------------------------------------- */
+/* ---- answers (answer.c) ---------------------------------------------------------------------- */
 
 /* What a model says: to standard output as it is made, or gathered for --json. */
 typedef struct cli_answer {
@@ -186,15 +189,15 @@ int cli_answer_text(void *answer, const char *text, size_t size); /* an icae_tex
 int cli_answer_close(cli_answer *a, int rc, const char *key, const icae_result *result,
                      const cli_common *common);
 
-/* ---- reports (report.c) ----------------------------------------------------------------------- */
+/* ---- reports (report.c) ---------------------------------------------------------------------- */
 
-/* "98.8% of 241 tokens right, loss 0.017 nats; exact up to token 131" */
+/* "98.8% of 241 tokens right, loss 0.017 nats; first mistake at token 132", and a newline */
 void cli_print_fidelity(FILE *to, const icae_fidelity *f);
 /* Short excerpts of the text around the first doubtful tokens. */
 void cli_print_doubtful(FILE *to, const icae_model *model, const icae_slots *slots,
                         const cli_text *text);
 
-/* ---- differences (diff.c) --------------------------------------------------------------------- */
+/* ---- differences (diff.c) -------------------------------------------------------------------- */
 
 typedef struct cli_diff {
     size_t words, gone, added; /* of the original; of them missing; new in the other */
@@ -204,9 +207,14 @@ typedef struct cli_diff {
 int cli_diff_write(cli_diff *out, cli_output *to, const cli_text *before, const cli_text *now,
                    bool colour);
 
-/* ---- the commands ----------------------------------------------------------------------------- */
+/* ---- training (train.c) ---------------------------------------------------------------------- */
+
+/* `icae pretrain` and `icae finetune`: every key of the configuration is an option. */
+int cli_train(const cli_command *command, icae_train_stage stage, int argc, char **argv);
+
+/* ---- the commands ---------------------------------------------------------------------------- */
 
 extern const cli_command cli_compress, cli_restore, cli_ask, cli_chat, cli_continue, cli_info,
-    cli_verify;
+    cli_verify, cli_pretrain, cli_finetune, cli_plot, cli_eval, cli_report;
 
 #endif

@@ -30,10 +30,10 @@ const cli_command cli_compress = {
     .name = "compress",
     .arguments = "FILE [-o OUT.icae] [--check] [--exact]",
     .summary = "Compress a text into memory slots",
-    .details = "FILE is text; - is standard input. Slots take the place of the text in the model's "
-               "context: they\n"
-               "are few, but each is a vector, so the slot file may well be larger than the text.\n"
-               "With --check, says which share of the tokens the model would restore rightly.\n",
+    .details =
+        "FILE is text; - is standard input. Slots take the place of the text in the model's\n"
+        "context: they are few, but each is a vector, so the slot file may well be larger than\n"
+        "the text. With --check, says which share of the tokens the model would restore rightly.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,

@@ -10,9 +10,9 @@ const cli_command cli_continue = {
     .arguments = "FILE...",
     .summary = "Continue the text of slot files and texts",
     .details =
-        "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in "
-        "the order\n"
-        "given. Prints the continuation only. Stops after 128 tokens unless told otherwise.\n",
+        "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
+        "the order given. Prints the continuation only. Stops after 128 tokens unless told\n"
+        "otherwise.\n",
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
     .at_most = -1,

@@ -9,6 +9,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 enum { NONE = -1, MOST_EDITS = 2000 };
 
@@ -29,7 +31,7 @@ typedef struct diff {
     int *forward, *backward; /* furthest a-index on each diagonal, from both ends */
 } diff;
 
-/* ---- words ------------------------------------------------------------------------------------ */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static int kind(char c)
 {
@@ -74,7 +76,7 @@ static bool same(const diff *d, int i, int j)
            memcmp(x->text, y->text, (size_t)x->size) == 0;
 }
 
-/* ---- the shortest edit ------------------------------------------------------------------------ */
+/* ---- the shortest edit ----------------------------------------------------------------------- */
 
 typedef struct box {
     int a0, a1, b0, b1;
@@ -160,30 +162,60 @@ static void compare(diff *d, box b)
     compare(d, (box){s.x1, b.a1, s.y1, b.b1});
 }
 
-/* ---- writing ---------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
-static void put(cli_output *to, const side *s, int from, int until)
+/* Where differences are written: on a terminal, lines are broken between words. */
+typedef struct page {
+    cli_output *to;
+    int columns, at; /* columns 0: lines are left alone */
+} page;
+
+static int columns_of(const cli_output *to)
 {
-    for (int i = from; i < until; i++)
-        cli_output_text(to, s->words[i].text, (size_t)s->words[i].size);
+    struct winsize w;
+    return to->terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 ? w.ws_col - 1 : 0;
 }
 
-static void put_mark(cli_output *to, const char *mark)
+static void put_word(page *p, const word *w)
 {
+    int width = 0;
+    for (int i = 0; i < w->size; i++)
+        width += ((unsigned char)w->text[i] & 0xC0) != 0x80;
+    if (is_blank(w)) {
+        const char *newline = memrchr(w->text, '\n', (size_t)w->size);
+        if (newline)
+            p->at = -(int)(newline + 1 - w->text);
+    } else if (p->columns && p->at > 0 && p->at + width > p->columns) {
+        cli_output_text(p->to, "\n", 1);
+        p->at = 0;
+    }
+    cli_output_text(p->to, w->text, (size_t)w->size);
+    p->at += width;
+}
+
+static void put(page *p, const side *s, int from, int until)
+{
+    for (int i = from; i < until; i++)
+        put_word(p, &s->words[i]);
+}
+
+static void put_mark(page *p, const char *mark)
+{
+    cli_output *to = p->to;
     bool terminal = to->terminal;
-    to->terminal = false; /* colours are ours */
+    to->terminal = false; /* colours are ours, and take no room */
     cli_output_text(to, mark, strlen(mark));
     to->terminal = terminal;
 }
 
-static void put_change(cli_output *to, const side *s, int from, int until, const char *begin,
+static void put_change(page *p, const side *s, int from, int until, const char *begin,
                        const char *end)
 {
     if (from == until)
         return;
-    put_mark(to, begin);
-    put(to, s, from, until);
-    put_mark(to, end);
+    put_mark(p, begin);
+    put(p, s, from, until);
+    put_mark(p, end);
 }
 
 static size_t count_words(const side *s, bool changed_only)
@@ -196,6 +228,7 @@ static size_t count_words(const side *s, bool changed_only)
 
 static void write_changes(const diff *d, cli_output *to, bool colour)
 {
+    page p = {.to = to, .columns = columns_of(to)};
     int i = 0, j = 0;
     while (i < d->a.count || j < d->b.count) {
         int i0 = i, j0 = j;
@@ -211,10 +244,10 @@ static void write_changes(const diff *d, cli_output *to, bool colour)
                 break;
             i++, j++;
         }
-        put_change(to, &d->a, i0, i, colour ? "\033[31;9m" : "[-", colour ? "\033[0m" : "-]");
-        put_change(to, &d->b, j0, j, colour ? "\033[32;1m" : "{+", colour ? "\033[0m" : "+}");
+        put_change(&p, &d->a, i0, i, colour ? "\033[31;9m" : "[-", colour ? "\033[0m" : "-]");
+        put_change(&p, &d->b, j0, j, colour ? "\033[32;1m" : "{+", colour ? "\033[0m" : "+}");
         for (; i < d->a.count && j < d->b.count && !d->a.changed[i] && !d->b.changed[j]; i++, j++)
-            put(to, &d->b, j, j + 1);
+            put(&p, &d->b, j, j + 1);
     }
 }
 

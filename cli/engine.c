@@ -12,7 +12,7 @@ static const char *from_environment(const char *name)
     return value && *value ? value : NULL;
 }
 
-static int read_compute(icae_compute *out, const char *name)
+int cli_read_compute(icae_compute *out, const char *name)
 {
     static const char *const names[] = {"auto", "f32", "bf16"};
     for (int i = 0; i < 3; i++)
@@ -28,7 +28,7 @@ int cli_model_open(icae_model **model, const cli_common *common)
 {
     const char *path = common->model ? common->model : from_environment("ICAE_MODEL");
     icae_model_options options = {.template_name = common->template_name};
-    int status = read_compute(&options.compute, common->compute);
+    int status = cli_read_compute(&options.compute, common->compute);
     if (status != CLI_DONE)
         return status;
     return icae_model_open(model, path, &options) < 0 ? cli_library_failed() : CLI_DONE;
@@ -72,7 +72,7 @@ void cli_engine_close(cli_engine *e)
     *e = (cli_engine){0};
 }
 
-/* ---- contexts --------------------------------------------------------------------------------- */
+/* ---- contexts -------------------------------------------------------------------------------- */
 
 static int open_part(cli_context *c, size_t i, const char *path)
 {
@@ -123,14 +123,16 @@ void cli_context_close(cli_context *c)
 
 void cli_print_result(const icae_result *r, const cli_common *common)
 {
-    char rows[32], slots[32], tokens[32];
-    double made = r->seconds - r->prompt_seconds;
+    char read[32], slots[32], made[32];
+    uint64_t tokens = r->prompt_rows - r->prompt_slots;
+    double seconds = r->seconds - r->prompt_seconds;
     if (common->quiet || common->json || !cli_is_terminal(stderr))
         return;
-    fprintf(stderr,
-            "\033[2m(read %s slots and %s tokens in %.2f s; wrote %s tokens, %.0f/s%s)\033[0m\n",
-            cli_bytes(slots, r->prompt_slots), cli_bytes(rows, r->prompt_rows - r->prompt_slots),
-            r->prompt_seconds, cli_bytes(tokens, r->tokens),
-            made > 0 ? (double)r->tokens / made : 0.0,
+    fputs("\033[2m(read ", stderr);
+    if (r->prompt_slots)
+        fprintf(stderr, "%s slots and ", cli_bytes(slots, r->prompt_slots));
+    fprintf(stderr, "%s token%s in %.2f s; wrote %s, %.0f/s%s)\033[0m\n", cli_bytes(read, tokens),
+            tokens == 1 ? "" : "s", r->prompt_seconds, cli_bytes(made, r->tokens),
+            seconds > 0 ? (double)r->tokens / seconds : 0.0,
             r->stop && strcmp(r->stop, "length") == 0 ? ", stopped by --max-tokens" : "");
 }

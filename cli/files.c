@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- in --------------------------------------------------------------------------------------- */
+/* ---- in -------------------------------------------------------------------------------------- */
 
 static int read_stream(cli_text *out, FILE *f, const char *path)
 {
@@ -32,9 +32,13 @@ static int read_stream(cli_text *out, FILE *f, const char *path)
     }
     if (!out->data)
         return cli_fail("no memory to read %s", path);
-    if (ferror(f) && !cli_interrupted)
-        return cli_fail("cannot read %s: %s", path, strerror(errno));
-    return cli_interrupted ? CLI_FAILED : CLI_DONE;
+    if (!ferror(f) && !cli_interrupted)
+        return CLI_DONE;
+    if (!cli_interrupted)
+        cli_fail("cannot read %s: %s", path, strerror(errno));
+    free(out->data);
+    *out = (cli_text){0};
+    return CLI_FAILED;
 }
 
 int cli_read(cli_text *out, const char *path)
@@ -50,7 +54,7 @@ int cli_read(cli_text *out, const char *path)
     return status;
 }
 
-/* ---- what a file is --------------------------------------------------------------------------- */
+/* ---- what a file is -------------------------------------------------------------------------- */
 
 cli_kind cli_kind_of(const char *path)
 {
@@ -93,7 +97,7 @@ bool cli_same_file(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* ---- out -------------------------------------------------------------------------------------- */
+/* ---- out ------------------------------------------------------------------------------------- */
 
 int cli_output_open(cli_output *o, const char *path)
 {

@@ -14,17 +14,16 @@ const cli_command cli_info = {
     .arguments = "[FILE]",
     .summary = "Show what a slot file, adapter or model is",
     .details =
-        "FILE is a slot file, an adapter (.safetensors, .pt), a model folder or a .gguf file; "
-        "without FILE,\n"
-        "the model that other commands would use. An adapter is opened for the model of its own\n"
-        "folder, or for --model.\n",
+        "FILE is a slot file, an adapter (.safetensors, .pt), a model folder or a .gguf file;\n"
+        "without FILE, the model that other commands would use. An adapter is opened for the\n"
+        "model of its own folder, or for --model.\n",
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 0,
     .at_most = 1,
     .run = run,
 };
 
-/* ---- slots ------------------------------------------------------------------------------------ */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 static void slots_json(const char *path, const icae_slots *slots)
 {
@@ -100,7 +99,7 @@ static int slots_info(const char *path, const cli_common *common)
     return CLI_DONE;
 }
 
-/* ---- adapters --------------------------------------------------------------------------------- */
+/* ---- adapters -------------------------------------------------------------------------------- */
 
 static void adapter_members(const icae_adapter *adapter)
 {
@@ -176,7 +175,7 @@ static int adapter_info(const char *path, const cli_common *common)
     return status;
 }
 
-/* ---- models ----------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 static void model_json(const icae_model *model, const icae_adapter *adapter)
 {

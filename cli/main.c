@@ -5,21 +5,24 @@
  */
 #include "cli.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const cli_command *const commands[] = {
-    &cli_compress, &cli_restore, &cli_ask, &cli_chat, &cli_continue, &cli_info, &cli_verify,
+    &cli_compress, &cli_restore,  &cli_ask,      &cli_chat, &cli_continue, &cli_info,
+    &cli_verify,   &cli_pretrain, &cli_finetune, &cli_plot, &cli_eval,     &cli_report,
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static int overview(FILE *to, int status)
 {
-    fputs("usage: icae COMMAND [ARGUMENTS]\n\n"
-          "An In-context Autoencoder: compresses text into memory slots that a language model "
-          "reads in\n"
-          "place of the text, and restores, continues or questions the text from them.\n\n",
-          to);
+    fputs(
+        "usage: icae COMMAND [ARGUMENTS]\n\n"
+        "An In-context Autoencoder: compresses text into memory slots that a language model reads\n"
+        "in place of the text, and restores, continues or questions the text from them.\n\n",
+        to);
     for (size_t i = 0; i < COMMANDS; i++)
         fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fputs("  help       Show the help page of a command\n"
@@ -86,8 +89,20 @@ static int run(int argc, char **argv)
     return command->run(argc - 2, argv + 2);
 }
 
+/* OpenMP threads that wait for work spin, by default for milliseconds; beside other programs they steal
+ * the time that the working thread needs, and everything takes ten times as long. The runtime reads its
+ * settings before main, so this program starts itself once more. */
+static void spin_briefly(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
+        return;
+    if (setenv("GOMP_SPINCOUNT", "100", 1) == 0)
+        execv("/proc/self/exe", argv); /* returns only if it fails: then without */
+}
+
 int main(int argc, char **argv)
 {
+    spin_briefly(argv);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, and reported as one */
     cli_catch_interrupts();
     int status = run(argc, argv);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- tables that commands share --------------------------------------------------------------- */
+/* ---- tables that commands share -------------------------------------------------------------- */
 
 #define AT(member) offsetof(cli_common, member)
 
@@ -68,7 +68,7 @@ static const struct {
 
 enum { GROUPS = sizeof groups / sizeof *groups, MAX_NAMES = 64, NAME_COLUMN = 24 };
 
-/* ---- nearest name ----------------------------------------------------------------------------- */
+/* ---- nearest name ---------------------------------------------------------------------------- */
 
 /* Edits (insert, delete, replace, swap neighbours) between two short words. */
 static size_t distance(const char *a, const char *b)
@@ -115,7 +115,7 @@ const char *cli_nearest(const char *word, const char *const *candidates, size_t 
     return near;
 }
 
-/* ---- values ----------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static bool read_count(uint64_t *out, const char *text, uint64_t largest)
 {
@@ -185,7 +185,7 @@ static int read_value(const cli_command *command, const cli_option *o, void *int
     }
 }
 
-/* ---- reading the arguments -------------------------------------------------------------------- */
+/* ---- reading the arguments ------------------------------------------------------------------- */
 
 /* Where an option was found. */
 typedef struct found {
@@ -292,7 +292,7 @@ int cli_parse(const cli_command *command, void *own, cli_common *common, int arg
     return CLI_GO;
 }
 
-/* ---- help pages ------------------------------------------------------------------------------- */
+/* ---- help pages ------------------------------------------------------------------------------ */
 
 static void print_options(const char *title, const cli_option *options, FILE *to)
 {

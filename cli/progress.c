@@ -31,6 +31,13 @@ void cli_progress_clear(void)
     painted = false;
 }
 
+void cli_progress_paint(const char *line)
+{
+    fprintf(stderr, "\r%s\033[K", line);
+    fflush(stderr);
+    painted = true;
+}
+
 static void format_left(char text[32], double seconds)
 {
     if (seconds < 60)

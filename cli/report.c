@@ -11,13 +11,13 @@ enum { EXCERPTS = 4, CONTEXT = 26 };
 
 void cli_print_fidelity(FILE *to, const icae_fidelity *f)
 {
-    char tokens[32], prefix[32];
-    fprintf(to, "%.1f%% of %s tokens right, loss %.3f nats", 100 * f->accuracy,
+    char tokens[32], first[32];
+    fprintf(to, "%.1f%% of %s tokens right, loss %.3f nats; ", 100 * f->accuracy,
             cli_bytes(tokens, f->tokens), f->loss);
     if (f->exact_prefix == f->tokens)
-        fputs("; all exact\n", to);
+        fputs("no mistake\n", to);
     else
-        fprintf(to, "; the first %s exact\n", cli_bytes(prefix, f->exact_prefix));
+        fprintf(to, "first mistake at token %s\n", cli_bytes(first, f->exact_prefix + 1));
 }
 
 /* Where token `at` begins in the decoded text, in bytes; steps back to a whole character. */

@@ -24,12 +24,11 @@ const cli_command cli_restore = {
     .name = "restore",
     .arguments = "FILE.icae [-o OUT] [--diff ORIGINAL]",
     .summary = "Restore the text of a slot file",
-    .details = "Writes the text as the model makes it; the last line, on standard error, says how "
-               "far it is to be\n"
-               "trusted. Slots with corrections (compress --exact) give the original byte for "
-               "byte, or fail.\n"
-               "With --diff, missing words are red and struck through, new ones green (or "
-               "[-missing-]{+new+}).\n",
+    .details =
+        "Writes the text as the model makes it; the last line, on standard error, says how far it\n"
+        "is to be trusted. Slots with corrections (compress --exact) give the original byte for\n"
+        "byte, or fail. With --diff, missing words are red and struck through, new ones green; or\n"
+        "[-missing-]{+new+} without colours.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,

@@ -23,9 +23,9 @@ const cli_command cli_verify = {
     .arguments = "FILE.icae [--text FILE]",
     .summary = "Check a slot file, alone or against its text",
     .details =
-        "Alone: structure and checksum, without a model. With --text: that the text is the very "
-        "one that\n"
-        "was compressed (SHA-256), and how well the slots predict it. Exit status 1 if not.\n",
+        "Alone: structure and checksum, without a model. With --text: that the text is the very\n"
+        "one that was compressed (SHA-256), and how well the slots predict it. Exit status 1 if\n"
+        "not.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,

@@ -11,20 +11,23 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 cp "$here/article.txt" .
 
-bold= dim= plain=
+bold="" dim="" plain=""
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'
 fi
 
 # step CAPTION: what follows
 step() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
-# run ARGUMENTS: shows the command, then runs it
-run() {
+# show ARGUMENTS: shows a command; run shows it and runs it
+show() {
     local shown="" word
     for word in "$@"; do
         case $word in *[\ ?]*) shown+=" \"$word\"" ;; *) shown+=" $word" ;; esac
     done
     printf '%s$ icae%s%s\n' "$dim" "$shown" "$plain"
+}
+run() {
+    show "$@"
     "$icae" "$@"
 }
 
@@ -39,14 +42,15 @@ run compress article.txt --check
 step "2. Restore the text from its slots alone: missing words and new ones."
 run restore article.txt.icae --diff article.txt
 
-step "3. Ask about the text, from the slots. (The machinery; this model answers few questions rightly.)"
+step "3. Ask about the text, from the slots. (The machinery works; this model's answers are mostly wrong.)"
 run ask article.txt.icae "What did the Dolphin think the Monkey was?" --max-tokens 32
 
 step "4. Continue the text, from the slots. (Likewise.)"
 run continue article.txt.icae --max-tokens 40 --temperature 0.7 --seed 1
 
 step "5. Exact restoration: a few bytes of corrections beside the slots give the original back."
-run compress article.txt -o exact.icae --exact
+show compress article.txt -o exact.icae --exact
+"$icae" compress article.txt -o exact.icae --exact | sed -n '$p'
 run restore exact.icae -o restored.txt
 cmp article.txt restored.txt && echo "article.txt and restored.txt are the same, byte for byte."
 

@@ -307,6 +307,8 @@ ICAE_API int icae_train_config_read(icae_train_config *config, const char *path)
  * is set again. ICAE_EINVAL if there is no such key (the message names the nearest) or the value is
  * not possible. Dashes in the key count as underscores. */
 ICAE_API int icae_train_config_set(icae_train_config *config, const char *key, const char *value);
+/* What several keys together make impossible: no text, bounds the wrong way round, … */
+ICAE_API int icae_train_config_check(const icae_train_config *config);
 /* All keys with their values and meanings, as a file that icae_train_config_read reads back. */
 ICAE_API int icae_train_config_print(const icae_train_config *config, icae_text_fn write, void *user);
 
@@ -363,6 +365,43 @@ ICAE_API int icae_train_measure(icae_train_estimate *out, const icae_train_confi
 
 /* Curves of a run's metrics.jsonl as one self-contained SVG. */
 ICAE_API int icae_train_plot(const char *run, const char *svg);
+
+/* ---- evaluation ------------------------------------------------------------------------------- */
+
+/* A base and an adapter to measure. Paths as for icae_model_open and icae_adapter_open (NULL: the bundled
+ * ones); name NULL: made from the paths. */
+typedef struct icae_eval_system {
+    const char *name, *model, *adapter;
+} icae_eval_system;
+
+typedef struct icae_eval_options {
+    const char *suite;  /* "quick" (NULL), "paper", or a JSON file (docs/eval.md) */
+    const char *out;    /* folder for report.html, report.json, report.csv and records.jsonl */
+    const icae_eval_system *systems; /* none: the suite's, else the bundled one */
+    size_t system_count;
+    const char *const *texts; /* files and folders (docs/eval.md); none: the suite's, else a bundled sample */
+    size_t text_count;
+    uint64_t samples;   /* of each measurement; 0: the suite's */
+    uint64_t seed;      /* chooses the samples */
+    bool resume;        /* keep what an interrupted run with the same settings has measured */
+    const char *judge;  /* base URL of an OpenAI-compatible server, such as http://localhost:8000/v1; NULL:
+                           nobody judges. The key is read from $ICAE_JUDGE_KEY */
+    const char *judge_model;
+    double judge_timeout; /* seconds a request; 0: 60 */
+    icae_model_options model;
+    icae_adapter_options adapter;
+    icae_session_options session; /* its progress function hears of every experiment */
+    void (*note)(void *user, const char *line); /* what the report says beside its figures: samples left
+                                                   out, a judge that cannot be reached; may be NULL */
+    void *user;
+} icae_eval_options;
+
+/* Measures as the suite says and writes the report. ICAE_ECANCELLED if progress asked to stop: what was
+ * measured is kept for `resume`. */
+ICAE_API int icae_eval(const icae_eval_options *options);
+
+/* One page that puts the report.json files of several runs side by side; written to `out`. */
+ICAE_API int icae_eval_compare(const char *out, const char *const *reports, size_t count);
 
 #ifdef __cplusplus
 }

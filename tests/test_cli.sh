@@ -2,6 +2,7 @@
 # Black-box tests of the command. Usage: test_cli.sh PATH/TO/icae
 set -u
 icae=$1
+[ -x "$icae" ] || { echo "there is no $icae"; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 export ICAE_DATA=${ICAE_DATA:-$here/../demo}
 unset ICAE_MODEL ICAE_ADAPTER
@@ -173,7 +174,7 @@ t "unwritable folder" 1 compress a.txt -o nowhere/a.icae
 one_line "unwritable folder"
 t "unwritable text" 1 restore c.icae -o nowhere/a.txt
 one_line "unwritable text"
-ok "no temporary files" test -z "$(ls | grep tmp)"
+ok "no temporary files" test -z "$(find . -name "*.tmp")"
 if [ -e /dev/full ]; then
     for command in "restore c.icae" "info c.icae" "version" "help" "continue c.icae -n 4" "restore c.icae --json"; do
         checks=$((checks + 1))
@@ -252,7 +253,7 @@ t "chat about stdin" 2 chat -
 # A shell's background job ignores SIGINT, so these are started by a program that restores it.
 if command -v python3 >/dev/null 2>&1; then
     checks=$((checks + 1))
-    for i in $(seq 14); do cat a.txt; done >long.txt
+    for _ in $(seq 14); do cat a.txt; done >long.txt
     t "a longer text" 0 compress long.txt -o long.icae
     python3 - "$icae" >out 2>err <<'END' || fail "interrupt"
 import signal, subprocess, sys, time
@@ -272,7 +273,7 @@ assert code in (0, -signal.SIGINT), code  # 0: it was faster than we
 code, err = interrupted(2, "chat", "a.txt")
 assert code == -signal.SIGINT and b"icae: interrupted" in err, (code, err)
 END
-    ok "nothing half-written" test -z "$(ls | grep tmp)"
+    ok "nothing half-written" test -z "$(find . -name "*.tmp")"
 fi
 
 echo "$checks checks, $failures failed"

@@ -224,8 +224,10 @@ static void test_exact(void **state)
     whole w = open_whole(NULL, ICAE_COMPUTE_AUTO, 2, 0);
     check_exact(&w, text, strlen(text));
     check_exact(&w, "a", 1);
-    check_exact(&w, "broken \xff\xfe bytes \xe2\x82 and\0zero\r\n\xc3\x28 end", 44);
-    check_exact(&w, "<|endoftext|> <|user|> is text here, caf\xc3\xa9 \xf0\x9f\x98\x80", 54);
+    static const char broken[] = "broken \xff\xfe bytes \xe2\x82 and\0zero\r\n\xc3\x28 end";
+    static const char marks[] = "<|endoftext|> <|user|> is text here, caf\xc3\xa9 \xf0\x9f\x98\x80";
+    check_exact(&w, broken, sizeof broken - 1);
+    check_exact(&w, marks, sizeof marks - 1);
     char noise[700];
     for (size_t i = 0; i < sizeof noise; i++)
         noise[i] = (char)(ic_random_unit(5, 0, i) * 256);

@@ -34,13 +34,16 @@ library=$(find src -name '*.[ch]' -o -name '*.inc')
 everything=$(tools/sources.sh)
 
 complain "unbounded or locale-bound C functions" \
-    "$(code $library $(ls cli/*.[ch] examples/*.c) | grep -E '[^a-zA-Z0-9_](strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|scanf|tmpnam|alloca)[[:space:]]*\(')"
+    "$(code $library $(ls cli/*.[ch] examples/*.c) | grep -E '[^a-zA-Z0-9_](strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atol|atof|scanf|tmpnam|alloca)[[:space:]]*\(' |
+        grep -vE 'strcpy\([a-z]+, ""\)')" # a literal into an array is seen by the compiler
 complain "the library does not print, exit or abort" \
     "$(code $library | grep -E '[^a-zA-Z0-9_](printf|fprintf|puts|putchar|perror|exit|_exit|abort|system)[[:space:]]*\(' | grep -v snprintf)"
 complain "all memory of the library comes from ic_alloc" \
     "$(code $(printf '%s\n' $library | grep -vE 'src/base/(memory|json).c') | grep -E '[^a-zA-Z0-9_.>](malloc|calloc|realloc|strdup|strndup)[[:space:]]*\(')"
 complain "left over" "$(grep -nEw 'TODO|FIXME|XXX|HACK' $everything)"
 complain "tabs or trailing blanks" "$(grep -nE '	|[ 	]+$' $everything)"
-complain "lines longer than 100 columns" "$(awk 'length($0) > 100 && !/https?:/ {print FILENAME ":" FNR}' $(printf '%s\n' $everything | grep -vE '^(tests|bench|fuzz)/'))"
+# clang-format breaks code at 100 columns; comments and long strings may run a little further.
+complain "lines longer than 132 columns" \
+    "$(awk 'length($0) > 132 && !/https?:/ {print FILENAME ":" FNR}' $(printf '%s\n' $everything | grep -vE '^(tests|bench|fuzz)/'))"
 [ $bad -eq 0 ] && echo "banned: none in $(echo "$everything" | wc -l) files"
 exit $bad

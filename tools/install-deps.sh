@@ -34,7 +34,6 @@ done
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-echo "missing: ${missing[*]}"
 become=()
 if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null 2>&1 && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
@@ -48,6 +47,7 @@ if ! command -v apt-get >/dev/null 2>&1; then
     echo "icae: no apt-get here: install what these Debian packages hold, then run make again: ${missing[*]}" >&2
     exit 1
 fi
+echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 install() { "${become[@]}" apt-get install -y --no-install-recommends "${missing[@]}"; }
 { install || { "${become[@]}" apt-get update && install; }; } >/tmp/icae-install.$$ 2>&1
