@@ -30,19 +30,22 @@ static double now(void)
 }
 
 /* Best time of a call, over at least 7 and at most 200 repetitions or about 0.4 s. */
-#define BEST(seconds, ...)                                                                         \
-    do {                                                                                           \
-        double start_ = now();                                                              \
-        seconds = 1e30;                                                                            \
-        for (int r_ = 0; r_ < 200 && (r_ < 7 || now() - start_ < 0.4); r_++) {              \
-            double t_ = now();                                                              \
-            __VA_ARGS__;                                                                           \
-            t_ = now() - t_;                                                                \
-            seconds = t_ < seconds ? t_ : seconds;                                                 \
-        }                                                                                          \
+#define BEST(seconds, ...)                                                     \
+    do {                                                                       \
+        double start_ = now();                                                 \
+        seconds = 1e30;                                                        \
+        for (int r_ = 0; r_ < 200 && (r_ < 7 || now() - start_ < 0.4); r_++) { \
+            double t_ = now();                                                 \
+            __VA_ARGS__;                                                       \
+            t_ = now() - t_;                                                   \
+            seconds = t_ < seconds ? t_ : seconds;                             \
+        }                                                                      \
     } while (0)
 
-static bool wanted(const char *what) { return !filter || strstr(what, filter); }
+static bool wanted(const char *what)
+{
+    return !filter || strstr(what, filter);
+}
 
 static void report_flops(const char *what, double flops, double seconds, bool bf16)
 {
@@ -77,7 +80,10 @@ static ic_mat new_mat(ic_dtype t, int rows, int cols)
     return m;
 }
 
-static void free_mat(ic_mat m) { ic_free(m.data); }
+static void free_mat(ic_mat m)
+{
+    ic_free(m.data);
+}
 
 /* ---- limits ----------------------------------------------------------------------------------- */
 
@@ -112,7 +118,8 @@ static void measure_limits(void)
 {
     for (int b = 0; b < 2; b++) {
         ic_dtype t = b ? IC_BF16 : IC_F32;
-        ic_mat x = new_mat(t, 1024, 2048), w = new_mat(t, 2048, 2048), y = new_mat(IC_F32, 1024, 2048);
+        ic_mat x = new_mat(t, 1024, 2048), w = new_mat(t, 2048, 2048),
+               y = new_mat(IC_F32, 1024, 2048);
         double seconds;
         BEST(seconds, be->linear(be, y, x, w, NULL, 1, false));
         peak_gflops[b] = 2.0 * 1024 * 2048 * 2048 / seconds * 1e-9;
@@ -149,8 +156,8 @@ static void bench_linear(ic_dtype x, ic_dtype w, int t, int n, int c)
 {
     char what[96];
     double seconds;
-    snprintf(what, sizeof what, "linear %s x %s T %d N %d C %d", ic_dtypes[x].name, ic_dtypes[w].name,
-             t, n, c);
+    snprintf(what, sizeof what, "linear %s x %s T %d N %d C %d", ic_dtypes[x].name,
+             ic_dtypes[w].name, t, n, c);
     if (!wanted(what))
         return;
     /* Few rows: enough different weights that they come from memory, as in decoding a model. */
@@ -170,8 +177,8 @@ static void bench_linear_t(ic_dtype x, ic_dtype w, int t, int n, int c)
 {
     char what[96];
     double seconds;
-    snprintf(what, sizeof what, "linear_t %s x %s T %d N %d C %d", ic_dtypes[x].name, ic_dtypes[w].name,
-             t, n, c);
+    snprintf(what, sizeof what, "linear_t %s x %s T %d N %d C %d", ic_dtypes[x].name,
+             ic_dtypes[w].name, t, n, c);
     if (!wanted(what))
         return;
     ic_mat mx = new_mat(x, t, n), mw = new_mat(w, n, c), my = new_mat(IC_F32, t, c);
@@ -198,8 +205,9 @@ static void bench_attention(ic_dtype type, int seqs, int queries, int keys, int 
 {
     char what[96];
     double seconds;
-    snprintf(what, sizeof what, "attention%s %s %d x (%d of %d) H %d G %d K %d", back ? "_back" : "",
-             ic_dtypes[type].name, seqs, queries, keys, heads, kv_heads, width);
+    snprintf(what, sizeof what, "attention%s %s %d x (%d of %d) H %d G %d K %d",
+             back ? "_back" : "", ic_dtypes[type].name, seqs, queries, keys, heads, kv_heads,
+             width);
     if (!wanted(what))
         return;
     ic_mat q = new_mat(type, seqs * queries, heads * width), o = new_mat(type, q.rows, q.cols);

@@ -85,7 +85,8 @@ typedef struct icae_slots icae_slots;
 typedef enum { ICAE_COMPUTE_AUTO = 0, ICAE_COMPUTE_F32, ICAE_COMPUTE_BF16 } icae_compute;
 
 typedef struct icae_model_options {
-    icae_compute compute; /* auto: f32 for F32 weights, else bf16 products with f32 accumulation where
+    icae_compute
+        compute; /* auto: f32 for F32 weights, else bf16 products with f32 accumulation where
                              the CPU has instructions for them, else f32 */
     const char *template_name; /* chat template: "mistral", "llama2", "llama3", "chatml", "gemma",
                                   "phi3", "icae", "none"; NULL: recognised from the model's files */
@@ -98,9 +99,10 @@ ICAE_API void icae_model_free(icae_model *model);
 
 typedef struct icae_model_info {
     const char *path, *architecture, *dtype, *compute, *chat_template;
-    const char *identity; /* 64 hex digits: SHA-256 over configuration, tensor names, shapes, samples */
+    const char
+        *identity; /* 64 hex digits: SHA-256 over configuration, tensor names, shapes, samples */
     int width, layers, heads, kv_heads, head_width, ffn_width, vocabulary, max_positions;
-    int sliding_window; /* rows; 0: none */
+    int sliding_window;         /* rows; 0: none */
     uint64_t parameters, bytes; /* of the weights */
 } icae_model_info;
 
@@ -119,9 +121,9 @@ ICAE_API void icae_free(void *memory); /* what icae_tokenize and its like return
 /* What an adapter file of the published layouts does not say. Zero: from the file, or the published
  * value (k 128, rate 4, alpha 32). Values that contradict the file are errors. */
 typedef struct icae_adapter_options {
-    int k;       /* memory slots a segment */
-    float rate;  /* text tokens a slot */
-    float alpha; /* LoRA scale is alpha / rank */
+    int k;                 /* memory slots a segment */
+    float rate;            /* text tokens a slot */
+    float alpha;           /* LoRA scale is alpha / rank */
     const char *positions; /* "sequential" or "spread" */
     const char *slots;     /* "fixed" or "proportional" */
     bool lm_token;         /* [LM] was trained */
@@ -150,8 +152,8 @@ ICAE_API icae_adapter_info icae_adapter_describe(const icae_adapter *adapter);
 /* ---- session ---------------------------------------------------------------------------------- */
 
 typedef struct icae_session_options {
-    int threads;        /* 0: one a physical core, as far as this process may use them */
-    uint64_t memory;    /* bound on scratch memory in bytes; 0: 256 MiB, or
+    int threads;     /* 0: one a physical core, as far as this process may use them */
+    uint64_t memory; /* bound on scratch memory in bytes; 0: 256 MiB, or
                            what a single segment needs if that is more */
     icae_progress_fn progress;
     void *user;
@@ -165,11 +167,12 @@ ICAE_API void icae_session_free(icae_session *session);
 /* ---- compress --------------------------------------------------------------------------------- */
 
 typedef struct icae_compress_options {
-    float rate;  /* tokens a slot, for adapters that serve several; 0: the adapter's */
-    bool check;  /* measure fidelity: one decoder pass over the text given its slots */
-    bool exact;  /* store corrections so that icae_restore returns the very bytes (implies check) */
-    bool int8;   /* keep slots as int8 with a scale a row (check then measures these) */
-    uint32_t span; /* tokens restored at a time: a longer text is checked and restored in spans of whole
+    float rate; /* tokens a slot, for adapters that serve several; 0: the adapter's */
+    bool check; /* measure fidelity: one decoder pass over the text given its slots */
+    bool exact; /* store corrections so that icae_restore returns the very bytes (implies check) */
+    bool int8;  /* keep slots as int8 with a scale a row (check then measures these) */
+    uint32_t
+        span; /* tokens restored at a time: a longer text is checked and restored in spans of whole
                       segments, each from its own slots; 0: the adapter's, or what the model can hold */
 } icae_compress_options;
 
@@ -201,7 +204,7 @@ typedef struct icae_slots_info {
     uint64_t text_size;                      /* of the original, in bytes */
     uint64_t span;                           /* tokens restored at a time */
     int width;
-    const char *dtype;         /* "bf16" or "int8" */
+    const char *dtype;          /* "bf16" or "int8" */
     const char *base, *adapter; /* identities */
     const char *text_sha256;
     icae_fidelity fidelity; /* of the whole text */
@@ -239,12 +242,13 @@ typedef struct icae_sampling {
 
 /* What a call has done; filled through a pointer that may be NULL. */
 typedef struct icae_result {
-    uint64_t prompt_rows;   /* rows read before the first generated token: tokens and slots */
-    uint64_t prompt_slots;  /* of them, slots */
-    uint64_t tokens;        /* generated */
+    uint64_t prompt_rows;  /* rows read before the first generated token: tokens and slots */
+    uint64_t prompt_slots; /* of them, slots */
+    uint64_t tokens;       /* generated */
     double prompt_seconds, seconds; /* reading the prompt; all together */
-    const char *stop;       /* "eos", "length" (max_tokens), "limit" (the model's), "end" (restored all) */
-    bool exact;             /* restore: the bytes were verified by SHA-256 */
+    const char
+        *stop;  /* "eos", "length" (max_tokens), "limit" (the model's), "end" (restored all) */
+    bool exact; /* restore: the bytes were verified by SHA-256 */
 } icae_result;
 
 typedef struct icae_generate_options {
@@ -310,50 +314,57 @@ ICAE_API int icae_train_config_set(icae_train_config *config, const char *key, c
 /* What several keys together make impossible: no text, bounds the wrong way round, … */
 ICAE_API int icae_train_config_check(const icae_train_config *config);
 /* All keys with their values and meanings, as a file that icae_train_config_read reads back. */
-ICAE_API int icae_train_config_print(const icae_train_config *config, icae_text_fn write, void *user);
+ICAE_API int icae_train_config_print(const icae_train_config *config, icae_text_fn write,
+                                     void *user);
 
 typedef struct icae_train_key {
-    const char *name, *type, *fallback, *range, *help; /* type: "text", "number", "yes/no", "list", … */
+    const char *name, *type, *fallback, *range,
+        *help; /* type: "text", "number", "yes/no", "list", … */
 } icae_train_key;
 
 /* Key `index` of the table; false behind the last. Strings are valid until the next call. */
-ICAE_API bool icae_train_config_key(icae_train_key *out, const icae_train_config *config, size_t index);
+ICAE_API bool icae_train_config_key(icae_train_key *out, const icae_train_config *config,
+                                    size_t index);
 
 /* What a run has reached. Losses are nats a target token, NAN where nothing was measured; indices: 0
  * restoring (AE), 1 continuing (LM), 2 answering (FT). */
 typedef struct icae_train_report {
-    uint64_t step, steps; /* steps 0: the end is set by tokens or hours */
+    uint64_t step, steps;     /* steps 0: the end is set by tokens or hours */
     uint64_t tokens, samples; /* of text, since the start of the run */
-    double loss[3];       /* of this step */
-    double average[3];    /* moving, about 50 steps */
-    double lr, norm;      /* norm: of the gradient before clipping */
+    double loss[3];           /* of this step */
+    double average[3];        /* moving, about 50 steps */
+    double lr, norm;          /* norm: of the gradient before clipping */
     double seconds, tokens_per_second, seconds_left; /* left: NAN if unknown */
-    double share_of_peak; /* products that must be done, against this machine's measured rate; NAN */
-    bool skipped;         /* loss or gradient was not finite: nothing was changed */
-    bool evaluated;       /* the fields below are new */
+    double
+        share_of_peak; /* products that must be done, against this machine's measured rate; NAN */
+    bool skipped;      /* loss or gradient was not finite: nothing was changed */
+    bool evaluated;    /* the fields below are new */
     double eval_loss[3];
-    double accuracy, exact_prefix; /* restoring: shares of tokens right, and right from the start on */
-    double perplexity, perplexity_full, perplexity_none; /* continuation: slots, full text, no context */
+    double accuracy,
+        exact_prefix; /* restoring: shares of tokens right, and right from the start on */
+    double perplexity, perplexity_full,
+        perplexity_none; /* continuation: slots, full text, no context */
     bool best;
 } icae_train_report;
 
 /* Every function may be NULL. */
 typedef struct icae_train_callbacks {
-    void (*report)(void *user, const icae_train_report *report);     /* after each step */
-    void (*notice)(void *user, bool warning, const char *line);      /* one line, no newline */
-    bool (*stop)(void *user); /* true: write a checkpoint and return ICAE_ECANCELLED */
-    icae_progress_fn progress;                                       /* reading and tokenising */
+    void (*report)(void *user, const icae_train_report *report); /* after each step */
+    void (*notice)(void *user, bool warning, const char *line);  /* one line, no newline */
+    bool (*stop)(void *user);  /* true: write a checkpoint and return ICAE_ECANCELLED */
+    icae_progress_fn progress; /* reading and tokenising */
     void *user;
 } icae_train_callbacks;
 
 /* What a run would take. */
 typedef struct icae_train_estimate {
-    uint64_t weights, trained, scratch, total, available; /* bytes; trained: parameters and their state */
-    uint64_t parameters, disk;  /* trained numbers; bytes in the run's folder */
+    uint64_t weights, trained, scratch, total,
+        available;             /* bytes; trained: parameters and their state */
+    uint64_t parameters, disk; /* trained numbers; bytes in the run's folder */
     int recompute, batch_tokens;
     double step_seconds, seconds; /* of one step; of the run, NAN if its length is unknown */
     double tokens_per_second;
-    uint64_t documents, tokens;   /* of the training text */
+    uint64_t documents, tokens; /* of the training text */
 } icae_train_estimate;
 
 /* Trains as configured, in the folder `out`: last.safetensors, best.safetensors, metrics.jsonl and
@@ -375,23 +386,26 @@ typedef struct icae_eval_system {
 } icae_eval_system;
 
 typedef struct icae_eval_options {
-    const char *suite;  /* "quick" (NULL), "paper", or a JSON file (docs/eval.md) */
-    const char *out;    /* folder for report.html, report.json, report.csv and records.jsonl */
+    const char *suite; /* "quick" (NULL), "paper", or a JSON file (docs/eval.md) */
+    const char *out;   /* folder for report.html, report.json, report.csv and records.jsonl */
     const icae_eval_system *systems; /* none: the suite's, else the bundled one */
     size_t system_count;
-    const char *const *texts; /* files and folders (docs/eval.md); none: the suite's, else a bundled sample */
+    const char *const
+        *texts; /* files and folders (docs/eval.md); none: the suite's, else a bundled sample */
     size_t text_count;
-    uint64_t samples;   /* of each measurement; 0: the suite's */
-    uint64_t seed;      /* chooses the samples */
-    bool resume;        /* keep what an interrupted run with the same settings has measured */
-    const char *judge;  /* base URL of an OpenAI-compatible server, such as http://localhost:8000/v1; NULL:
+    uint64_t samples; /* of each measurement; 0: the suite's */
+    uint64_t seed;    /* chooses the samples */
+    bool resume;      /* keep what an interrupted run with the same settings has measured */
+    const char
+        *judge; /* base URL of an OpenAI-compatible server, such as http://localhost:8000/v1; NULL:
                            nobody judges. The key is read from $ICAE_JUDGE_KEY */
     const char *judge_model;
     double judge_timeout; /* seconds a request; 0: 60 */
     icae_model_options model;
     icae_adapter_options adapter;
     icae_session_options session; /* its progress function hears of every experiment */
-    void (*note)(void *user, const char *line); /* what the report says beside its figures: samples left
+    void (*note)(void *user,
+                 const char *line); /* what the report says beside its figures: samples left
                                                    out, a judge that cannot be reached; may be NULL */
     void *user;
 } icae_eval_options;

@@ -25,7 +25,10 @@ static const char *isa_list[] = {"generic", "avx2", "avx512", "avx512-bf16"};
 
 static uint64_t draws;
 
-static float normal(void) { return (float)ic_random_normal(42, IC_STREAM_INIT, draws++); }
+static float normal(void)
+{
+    return (float)ic_random_normal(42, IC_STREAM_INIT, draws++);
+}
 
 static void fill_float(void *p, ic_dtype t, size_t n, float scale)
 {
@@ -74,12 +77,16 @@ static ic_mat copy_mat(ic_mat m)
     return m;
 }
 
-static void free_mat(ic_mat m) { ic_free(m.data); }
+static void free_mat(ic_mat m)
+{
+    ic_free(m.data);
+}
 
 static double at(ic_mat m, int row, int col)
 {
     float v;
-    ic_to_f32(&v, (char *)ic_mat_row(m, (size_t)row) + ic_row_bytes(m.dtype, (size_t)col), m.dtype, 1);
+    ic_to_f32(&v, (char *)ic_mat_row(m, (size_t)row) + ic_row_bytes(m.dtype, (size_t)col), m.dtype,
+              1);
     return v;
 }
 
@@ -109,17 +116,20 @@ static double limit_of(ic_dtype out, ic_dtype arithmetic)
     return out == IC_BF16 || arithmetic == IC_BF16 ? 2e-5 : 1e-11;
 }
 
-#define EXPECT_CLOSE(got, want, limit, ...)                                                        \
-    do {                                                                                           \
-        double e_ = nmse(got, want);                                                               \
-        if (!(e_ <= (limit))) {                                                                    \
-            char text_[256];                                                                       \
-            snprintf(text_, sizeof text_, __VA_ARGS__);                                            \
-            fail_msg("%s: %s: error %g, limit %g", fast->isa, text_, e_, (double)(limit));         \
-        }                                                                                          \
+#define EXPECT_CLOSE(got, want, limit, ...)                                                \
+    do {                                                                                   \
+        double e_ = nmse(got, want);                                                       \
+        if (!(e_ <= (limit))) {                                                            \
+            char text_[256];                                                               \
+            snprintf(text_, sizeof text_, __VA_ARGS__);                                    \
+            fail_msg("%s: %s: error %g, limit %g", fast->isa, text_, e_, (double)(limit)); \
+        }                                                                                  \
     } while (0)
 
-static const char *name_of(ic_dtype t) { return ic_dtypes[t].name; }
+static const char *name_of(ic_dtype t)
+{
+    return ic_dtypes[t].name;
+}
 
 /* ---- linear ----------------------------------------------------------------------------------- */
 
@@ -136,8 +146,9 @@ static void check_linear(linear_case k, int gap, bool bias, float alpha, bool ac
     fast->linear(fast, y, x, w, bias ? b.data : NULL, alpha, accumulate);
     ref->linear(ref, want, x, w, bias ? b.data : NULL, alpha, accumulate);
     EXPECT_CLOSE(y, want, limit_of(k.y, k.x),
-                 "linear %s x %s -> %s, T %d N %d C %d gap %d bias %d alpha %g acc %d", name_of(k.x),
-                 name_of(k.w), name_of(k.y), k.t, k.n, k.c, gap, bias, (double)alpha, accumulate);
+                 "linear %s x %s -> %s, T %d N %d C %d gap %d bias %d alpha %g acc %d",
+                 name_of(k.x), name_of(k.w), name_of(k.y), k.t, k.n, k.c, gap, bias, (double)alpha,
+                 accumulate);
     free_mat(x), free_mat(w), free_mat(y), free_mat(want), free_mat(b);
 }
 
@@ -147,8 +158,9 @@ static void check_linear_t(linear_case k, int gap, float alpha, bool accumulate)
     ic_mat y = new_mat(k.y, k.t, k.c, gap, 1), want = copy_mat(y);
     fast->linear_t(fast, y, x, w, alpha, accumulate);
     ref->linear_t(ref, want, x, w, alpha, accumulate);
-    EXPECT_CLOSE(y, want, limit_of(k.y, k.x), "linear_t %s x %s -> %s, T %d N %d C %d gap %d acc %d",
-                 name_of(k.x), name_of(k.w), name_of(k.y), k.t, k.n, k.c, gap, accumulate);
+    EXPECT_CLOSE(y, want, limit_of(k.y, k.x),
+                 "linear_t %s x %s -> %s, T %d N %d C %d gap %d acc %d", name_of(k.x), name_of(k.w),
+                 name_of(k.y), k.t, k.n, k.c, gap, accumulate);
     free_mat(x), free_mat(w), free_mat(y), free_mat(want);
 }
 
@@ -170,8 +182,10 @@ static void test_linear(void **state)
                 check_linear((linear_case){x, w, x, rows[j], 33, c}, 3, true, 0.25f, false);
                 check_linear((linear_case){x, w, x, rows[j], 34, c}, 3, false, -2.5f, true);
             }
-            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 1, 300, 1024}, 0, true, 1, 0);
-            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 300, 1, 256}, 0, true, 1, 0);
+            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 1, 300, 1024}, 0, true, 1,
+                         0);
+            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 300, 1, 256}, 0, true, 1,
+                         0);
         }
     }
     check_linear((linear_case){IC_F32, IC_F32, IC_F32, 1, 1, 1}, 0, true, 1, false);
@@ -227,13 +241,13 @@ static const int shapes[][2] = {{1, 1}, {1, 83}, {37, 65}, {3, 1030}, {130, 200}
 static const ic_dtype act_types[] = {IC_F32, IC_BF16};
 
 /* Calls `body` for every shape (t, n) and pair of types (a, b). */
-#define EACH_SHAPE(body)                                                                           \
-    for (size_t shape_ = 0; shape_ < IC_COUNT(shapes); shape_++) {                                 \
-        for (int types_ = 0; types_ < 4; types_++) {                                               \
-            int t = shapes[shape_][0], n = shapes[shape_][1];                                      \
-            ic_dtype a = act_types[types_ & 1], b = act_types[types_ >> 1];                        \
-            body;                                                                                  \
-        }                                                                                          \
+#define EACH_SHAPE(body)                                                    \
+    for (size_t shape_ = 0; shape_ < IC_COUNT(shapes); shape_++) {          \
+        for (int types_ = 0; types_ < 4; types_++) {                        \
+            int t = shapes[shape_][0], n = shapes[shape_][1];               \
+            ic_dtype a = act_types[types_ & 1], b = act_types[types_ >> 1]; \
+            body;                                                           \
+        }                                                                   \
     }
 
 static void check_rmsnorm(int t, int n, ic_dtype a, ic_dtype b)
@@ -242,13 +256,15 @@ static void check_rmsnorm(int t, int n, ic_dtype a, ic_dtype b)
     ic_mat dx = new_mat(a, t, n, 2, 1), want_dx = copy_mat(dx), w = new_mat(IC_F32, 1, n, 0, 1);
     fast->rmsnorm(fast, y, x, w.data, 1e-5f);
     ref->rmsnorm(ref, want, x, w.data, 1e-5f);
-    EXPECT_CLOSE(y, want, limit_of(b, b), "rmsnorm %s -> %s T %d D %d", name_of(a), name_of(b), t, n);
+    EXPECT_CLOSE(y, want, limit_of(b, b), "rmsnorm %s -> %s T %d D %d", name_of(a), name_of(b), t,
+                 n);
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         fast->rmsnorm_back(fast, dx, want, x, w.data, 1e-5f, accumulate);
         ref->rmsnorm_back(ref, want_dx, want, x, w.data, 1e-5f, accumulate);
         /* with one column the two terms cancel almost wholly */
-        EXPECT_CLOSE(dx, want_dx, n == 1 ? 1e-2 : limit_of(a, a), "rmsnorm_back %s %s T %d D %d acc %d",
-                     name_of(a), name_of(b), t, n, accumulate);
+        EXPECT_CLOSE(dx, want_dx, n == 1 ? 1e-2 : limit_of(a, a),
+                     "rmsnorm_back %s %s T %d D %d acc %d", name_of(a), name_of(b), t, n,
+                     accumulate);
     }
     free_mat(x), free_mat(y), free_mat(want), free_mat(dx), free_mat(want_dx), free_mat(w);
 }
@@ -266,8 +282,8 @@ static void check_rope(ic_dtype type, int t, int heads, int width, int half, boo
     for (float sign = -1; sign <= 1; sign += 2) {
         fast->rope(fast, x, heads, half, c.data, s.data, interleaved, sign);
         ref->rope(ref, want, heads, half, c.data, s.data, interleaved, sign);
-        EXPECT_CLOSE(x, want, limit_of(type, type), "rope %s H %d K %d half %d", name_of(type), heads,
-                     width, half);
+        EXPECT_CLOSE(x, want, limit_of(type, type), "rope %s H %d K %d half %d", name_of(type),
+                     heads, width, half);
     }
     free_mat(x), free_mat(want), free_mat(c), free_mat(s);
 }
@@ -296,10 +312,12 @@ static void check_glu(int t, int n, ic_dtype a, ic_dtype b, ic_activation act)
     }
     fast->glu(fast, y, gate, up, act);
     ref->glu(ref, want, gate, up, act);
-    EXPECT_CLOSE(y, want, limit_of(b, b), "glu %d %s %s T %d F %d", act, name_of(a), name_of(b), t, n);
+    EXPECT_CLOSE(y, want, limit_of(b, b), "glu %d %s %s T %d F %d", act, name_of(a), name_of(b), t,
+                 n);
     fast->glu_back(fast, dg, du, dy, gate, up, act);
     ref->glu_back(ref, want_dg, want_du, dy, gate, up, act);
-    EXPECT_CLOSE(dg, want_dg, limit_of(a, a), "glu_back gate %d %s T %d F %d", act, name_of(a), t, n);
+    EXPECT_CLOSE(dg, want_dg, limit_of(a, a), "glu_back gate %d %s T %d F %d", act, name_of(a), t,
+                 n);
     EXPECT_CLOSE(du, want_du, limit_of(a, a), "glu_back up %d %s T %d F %d", act, name_of(a), t, n);
     ic_mat alias = copy_mat(dy); /* dgate may be dy */
     fast->glu_back(fast, alias, du, alias, gate, up, act);
@@ -425,7 +443,8 @@ static void test_adamw(void **state)
     for (size_t i = 0; i < IC_COUNT(sizes); i++) {
         int n = sizes[i];
         ic_mat p = new_mat(IC_F32, 1, n, 0, 1), m = new_mat(IC_F32, 1, n, 0, 0);
-        ic_mat v = new_mat(IC_F32, 1, n, 0, 0), wp = copy_mat(p), wm = copy_mat(m), wv = copy_mat(v);
+        ic_mat v = new_mat(IC_F32, 1, n, 0, 0), wp = copy_mat(p), wm = copy_mat(m),
+               wv = copy_mat(v);
         for (int step = 1; step <= 3; step++) {
             ic_mat g = new_mat(IC_F32, 1, n, 0, 1);
             float c1 = 1 - powf(0.9f, (float)step), c2 = 1 - powf(0.95f, (float)step);
@@ -515,10 +534,12 @@ static void test_attention(void **state)
         ic_mat lse = new_mat(IC_F32, d.q.rows, c.heads, 0, 1), want_lse = copy_mat(lse);
         ref->attention(ref, want, d.q, &d.a, want_lse.data);
         fast->attention(fast, o, d.q, &d.a, lse.data);
-        EXPECT_CLOSE(o, want, limit_of(c.type, c.type), "attention case %zu %s", i / 2, name_of(c.type));
+        EXPECT_CLOSE(o, want, limit_of(c.type, c.type), "attention case %zu %s", i / 2,
+                     name_of(c.type));
         EXPECT_CLOSE(lse, want_lse, 1e-11, "lse, case %zu %s", i / 2, name_of(c.type));
         fast->attention(fast, o, d.q, &d.a, NULL);
-        EXPECT_CLOSE(o, want, limit_of(c.type, c.type), "attention case %zu %s", i / 2, name_of(c.type));
+        EXPECT_CLOSE(o, want, limit_of(c.type, c.type), "attention case %zu %s", i / 2,
+                     name_of(c.type));
         free_mat(o), free_mat(want), free_mat(lse), free_mat(want_lse);
         free_attention(d);
     }
@@ -540,7 +561,8 @@ static attention_data with_gradients(attention_data d, ic_dtype type, ic_mat *dk
 static void check_attention_back(const attention_case *c, ic_dtype grad)
 {
     attention_data d = new_attention(c);
-    ic_mat o = new_mat(c->type, d.q.rows, d.q.cols, 1, 1), dout = new_mat(grad, d.q.rows, d.q.cols, 2, 1);
+    ic_mat o = new_mat(c->type, d.q.rows, d.q.cols, 1, 1),
+           dout = new_mat(grad, d.q.rows, d.q.cols, 2, 1);
     ic_mat dq = new_mat(grad, d.q.rows, d.q.cols, 4, 1), want_dq = copy_mat(dq), dk, dv;
     ic_mat lse = new_mat(IC_F32, d.q.rows, c->heads, 0, 1);
     d = with_gradients(d, grad, &dk, &dv);
@@ -553,9 +575,12 @@ static void check_attention_back(const attention_case *c, ic_dtype grad)
     memcpy(dv.data, old_dv.data, (size_t)dv.rows * ic_row_bytes(grad, dv.stride));
     ref->attention_back(ref, want_dq, dout, o, d.q, &d.a, lse.data);
     double limit = limit_of(grad, c->type);
-    EXPECT_CLOSE(dq, want_dq, limit, "attention_back dq %s H %d K %d", name_of(grad), c->heads, c->width);
-    EXPECT_CLOSE(got_dk, dk, limit, "attention_back dk %s H %d K %d", name_of(grad), c->heads, c->width);
-    EXPECT_CLOSE(got_dv, dv, limit, "attention_back dv %s H %d K %d", name_of(grad), c->heads, c->width);
+    EXPECT_CLOSE(dq, want_dq, limit, "attention_back dq %s H %d K %d", name_of(grad), c->heads,
+                 c->width);
+    EXPECT_CLOSE(got_dk, dk, limit, "attention_back dk %s H %d K %d", name_of(grad), c->heads,
+                 c->width);
+    EXPECT_CLOSE(got_dv, dv, limit, "attention_back dv %s H %d K %d", name_of(grad), c->heads,
+                 c->width);
     free_mat(o), free_mat(dout), free_mat(dq), free_mat(want_dq), free_mat(dk), free_mat(dv);
     free_mat(lse), free_mat(old_dk), free_mat(old_dv), free_mat(got_dk), free_mat(got_dv);
     free_attention(d);
@@ -624,10 +649,22 @@ static void expect_gradient(probe *p, ic_mat input, ic_mat gradient, const char 
     free_mat(numeric);
 }
 
-static void run_linear(probe *p) { ref->linear(ref, p->out, p->x, p->w, p->vector, 1, false); }
-static void run_rmsnorm(probe *p) { ref->rmsnorm(ref, p->out, p->x, p->vector, 1e-5f); }
-static void run_glu(probe *p) { ref->glu(ref, p->out, p->x, p->w, p->act); }
-static void run_attention(probe *p) { ref->attention(ref, p->out, p->x, p->attention, p->lse); }
+static void run_linear(probe *p)
+{
+    ref->linear(ref, p->out, p->x, p->w, p->vector, 1, false);
+}
+static void run_rmsnorm(probe *p)
+{
+    ref->rmsnorm(ref, p->out, p->x, p->vector, 1e-5f);
+}
+static void run_glu(probe *p)
+{
+    ref->glu(ref, p->out, p->x, p->w, p->act);
+}
+static void run_attention(probe *p)
+{
+    ref->attention(ref, p->out, p->x, p->attention, p->lse);
+}
 
 static void run_score(probe *p)
 {
@@ -713,7 +750,8 @@ static void test_adjoint_attention(void **state)
         d.a.seqs = d.seqs;
         memset(dk.data, 0, (size_t)dk.rows * dk.stride * sizeof(float));
         memset(dv.data, 0, (size_t)dv.rows * dv.stride * sizeof(float));
-        ic_mat dq = new_mat(IC_F32, d.q.rows, d.q.cols, 0, 0), lse = new_mat(IC_F32, d.q.rows, 4, 0, 1);
+        ic_mat dq = new_mat(IC_F32, d.q.rows, d.q.cols, 0, 0),
+               lse = new_mat(IC_F32, d.q.rows, 4, 0, 1);
         probe p = {.run = run_attention,
                    .x = d.q,
                    .attention = &d.a,
@@ -728,7 +766,8 @@ static void test_adjoint_attention(void **state)
         ref->rows(ref, plain_dv, NULL, dv, NULL, dv.rows, 1, false);
         expect_gradient(&p, d.k, plain_dk, "attention, k");
         expect_gradient(&p, d.v, plain_dv, "attention, v");
-        free_mat(dk), free_mat(dv), free_mat(dq), free_mat(lse), free_mat(p.out), free_mat(p.weight);
+        free_mat(dk), free_mat(dv), free_mat(dq), free_mat(lse), free_mat(p.out),
+            free_mat(p.weight);
         free_mat(plain_dk), free_mat(plain_dv);
         free_attention(d);
     }
@@ -739,18 +778,12 @@ static void test_adjoint_attention(void **state)
 static int run_fast(const char *isa)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_linear_t),
-        cmocka_unit_test(test_outer),
-        cmocka_unit_test(test_rmsnorm),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_score),
-        cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_attention_back),
+        cmocka_unit_test(test_linear),    cmocka_unit_test(test_linear_t),
+        cmocka_unit_test(test_outer),     cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_rope),      cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_rows),      cmocka_unit_test(test_score),
+        cmocka_unit_test(test_dropout),   cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_back),
     };
     if (ic_backend_cpu_new(&fast, 0) < 0) {
         printf("%s: not on this machine\n", isa ? isa : "best");

@@ -59,13 +59,13 @@ typedef struct ic_attention {
     int heads, kv_heads, head_width; /* H, G, K; query head h reads kv head h / (H / G) */
     int window;                      /* 0: none */
     float scale;
-    size_t kv_stride;                /* elements from key to key */
+    size_t kv_stride; /* elements from key to key */
 } ic_attention;
 
 /* What the fidelity check and the losses want to know of a row of logits. */
 typedef struct ic_score {
-    float nll;           /* -log softmax(logits)[target] */
-    int32_t best;        /* argmax, lowest id wins ties */
+    float nll;    /* -log softmax(logits)[target] */
+    int32_t best; /* argmax, lowest id wins ties */
     float best_logit, second_logit, target_logit;
 } ic_score;
 
@@ -93,8 +93,8 @@ struct ic_backend {
     /* dst[to[i]] (+)= scale * src[from[i]], i < n; NULL index: i itself. Types convert; src may be a
      * quantised table. Rows in `to` must differ from each other unless `accumulate`, which adds in
      * the order of i. */
-    void (*rows)(ic_backend *be, ic_mat dst, const int32_t *to, ic_mat src, const int32_t *from, int n,
-                 float scale, bool accumulate);
+    void (*rows)(ic_backend *be, ic_mat dst, const int32_t *to, ic_mat src, const int32_t *from,
+                 int n, float scale, bool accumulate);
 
     /* y = x / sqrt(mean(x^2) + eps) * w, by rows. y may be x. */
     void (*rmsnorm)(ic_backend *be, ic_mat y, ic_mat x, const float *w, float eps);
@@ -105,8 +105,8 @@ struct ic_backend {
     /* Rotary embedding in place: x[T, heads*K]; the first 2*half elements of every head turn by the
      * angles whose cosine and sine are given, [T, half]. Pairs are (i, i + half), or (2i, 2i + 1) if
      * `interleaved`. sign -1 turns back (the adjoint). */
-    void (*rope)(ic_backend *be, ic_mat x, int heads, int half, const float *cosine, const float *sine,
-                 bool interleaved, float sign);
+    void (*rope)(ic_backend *be, ic_mat x, int heads, int half, const float *cosine,
+                 const float *sine, bool interleaved, float sign);
 
     /* o[T,H*K] = softmax(scale q k^T) v. `lse` [T,H] (row of q, head) gets log-sum-exp of the scaled
      * scores if not NULL. q, k, v, o of one type. */

@@ -49,7 +49,8 @@ static double dot(const ic_attention *a, ic_mat x, const void *kv, ic_dtype kv_t
 {
     double sum = 0;
     const char *xs = (const char *)x.data + ic_row_bytes(x.dtype, p.row * x.stride + p.column);
-    const char *ys = (const char *)kv + ic_row_bytes(kv_type, (size_t)j * a->kv_stride + p.kv_column);
+    const char *ys =
+        (const char *)kv + ic_row_bytes(kv_type, (size_t)j * a->kv_stride + p.kv_column);
     for (size_t d0 = 0; d0 < (size_t)a->head_width; d0 += CHUNK) {
         float xv[CHUNK], yv[CHUNK];
         size_t count = IC_MIN((size_t)CHUNK, (size_t)a->head_width - d0);
@@ -146,8 +147,8 @@ static void back_query(const back *b, int query, int head)
         for (size_t d = 0; d < count; d++) {
             float v = (float)sum[d];
             size_t at = p.row * b->dq.stride + p.column + d0 + d;
-            ic_from_f32((char *)b->dq.data + at * (size_t)ic_dtypes[b->dq.dtype].bytes, &v, b->dq.dtype,
-                        1);
+            ic_from_f32((char *)b->dq.data + at * (size_t)ic_dtypes[b->dq.dtype].bytes, &v,
+                        b->dq.dtype, 1);
         }
     }
 }
@@ -166,7 +167,8 @@ static void back_key(const back *b, int j, int kv_head)
                 continue;
             double weight = slope(b, p, head, j, delta_of(b, p), &ds);
             for (size_t d = 0; d < count; d++) {
-                dk[d] += ds * element(b->q.data, b->q.dtype, p.row * b->q.stride + p.column + d0 + d);
+                dk[d] +=
+                    ds * element(b->q.data, b->q.dtype, p.row * b->q.stride + p.column + d0 + d);
                 dv[d] += weight * element(b->dout.data, b->dout.dtype,
                                           p.row * b->dout.stride + p.column + d0 + d);
             }

@@ -14,30 +14,30 @@
 /* One tensor of the adapter under its published name. */
 typedef struct ic_adapter_tensor {
     char *name;
-    ic_mat m;          /* as used: rows of lora_B in the base's own order */
+    ic_mat m;              /* as used: rows of lora_B in the base's own order */
     const int32_t *row_of; /* published row i is row row_of[i] of m; NULL: the same order */
 } ic_adapter_tensor;
 
 struct icae_adapter {
     char *path;
     const icae_model *model;
-    char layout[4];           /* "v1", "v2" */
+    char layout[4]; /* "v1", "v2" */
     int k, rank;
     float rate, alpha;
-    float rates[8];           /* rates it was trained for; rates_count 0: only `rate` */
+    float rates[8]; /* rates it was trained for; rates_count 0: only `rate` */
     int rates_count;
-    bool lm_token;            /* [LM] was trained */
-    bool bos;                 /* texts are compressed with the tokenizer's bos in front: metadata `bos`; without
+    bool lm_token; /* [LM] was trained */
+    bool bos;    /* texts are compressed with the tokenizer's bos in front: metadata `bos`; without
                                  it true for published files (no metadata), false for ours */
-    int span;                 /* tokens that restoration was trained for; metadata `span`; 0: no limit */
-    bool spread;              /* positions = spread, else sequential */
-    bool proportional;        /* slots = proportional, else fixed */
-    char targets[128];        /* "q_proj,v_proj" */
+    int span;    /* tokens that restoration was trained for; metadata `span`; 0: no limit */
+    bool spread; /* positions = spread, else sequential */
+    bool proportional; /* slots = proportional, else fixed */
+    char targets[128]; /* "q_proj,v_proj" */
     char identity[65];
-    char base_identity[65];   /* "" if the file does not say */
-    ic_mat memory;            /* [k + 3, D]: memory tokens, [AE], [LM], [FT]; any float type */
-    ic_lora *lora;            /* [layers][IC_TARGETS]; mats point into the file where they can */
-    ic_lora_set set;          /* scale = alpha / rank, over `lora` */
+    char base_identity[65]; /* "" if the file does not say */
+    ic_mat memory;          /* [k + 3, D]: memory tokens, [AE], [LM], [FT]; any float type */
+    ic_lora *lora;          /* [layers][IC_TARGETS]; mats point into the file where they can */
+    ic_lora_set set;        /* scale = alpha / rank, over `lora` */
     ic_adapter_tensor *tensors;
     size_t tensor_count;
     /* owned */
@@ -68,25 +68,25 @@ static inline double ic_slot_at(const icae_adapter *a, int j, int slots, int tok
 
 typedef struct ic_segment {
     uint32_t tokens, slots;
-    double loss_sum;     /* nats, over tokens; fidelity only if slots->measured */
-    uint32_t right;      /* tokens that greedy decoding gets right */
-    uint32_t prefix;     /* right tokens from the segment's start */
+    double loss_sum; /* nats, over tokens; fidelity only if slots->measured */
+    uint32_t right;  /* tokens that greedy decoding gets right */
+    uint32_t prefix; /* right tokens from the segment's start */
 } ic_segment;
 
 struct icae_slots {
     int width;
     uint64_t count, tokens, text_size;
-    ic_dtype dtype;      /* BF16 or I8; F32 never leaves memory */
-    void *values;        /* [count, width] */
-    float *scales;       /* [count] for I8: value = scale * int8; else NULL */
+    ic_dtype dtype; /* BF16 or I8; F32 never leaves memory */
+    void *values;   /* [count, width] */
+    float *scales;  /* [count] for I8: value = scale * int8; else NULL */
     ic_segment *segment;
     uint32_t segments;
     char base[65], adapter[65], text_sha256[65];
     float rate;
-    uint64_t span;       /* tokens restored at a time (metadata `span`); at least one segment is */
+    uint64_t span; /* tokens restored at a time (metadata `span`); at least one segment is */
     bool measured;
-    uint64_t prefix;     /* exact prefix of the whole text, tokens */
-    uint32_t *doubtful;  /* token offsets */
+    uint64_t prefix;    /* exact prefix of the whole text, tokens */
+    uint32_t *doubtful; /* token offsets */
     size_t doubtful_count;
     ic_buffer corrections; /* size 0: none; exact.c */
     uint64_t correction_count;
@@ -104,8 +104,8 @@ void ic_slots_get(float *rows, const icae_slots *s, uint64_t first, uint64_t n);
 /* Corrections are a self-contained byte string: tokens that greedy decoding would get wrong or nearly
  * wrong, with their offsets, and a patch from the decoded text to the original bytes. */
 typedef struct ic_correction {
-    uint32_t at;   /* token offset */
-    int32_t id;    /* the right token */
+    uint32_t at; /* token offset */
+    int32_t id;  /* the right token */
 } ic_correction;
 
 /* `decoded` is the tokenizer's text for the right ids, `original` the input's bytes. */
@@ -126,7 +126,7 @@ struct icae_session {
     ic_backend *be, *counting;
     ic_arena arena;
     ic_dtype act;
-    uint64_t memory;             /* bound on the arena */
+    uint64_t memory; /* bound on the arena */
     icae_progress_fn progress;
     void *user;
 };
@@ -144,12 +144,12 @@ enum { IC_AE = -1, IC_LM = -2, IC_FT = -3, IC_SLOT = -4 }; /* memory token j: -1
 /* Rows of a decoder's input: text ids, special tokens and slots, with their positions. */
 typedef struct ic_prompt {
     const icae_session *session;
-    int32_t *id;         /* text id, or IC_AE …, or IC_SLOT */
-    const float **slot;  /* row of an IC_SLOT; else NULL */
+    int32_t *id;        /* text id, or IC_AE …, or IC_SLOT */
+    const float **slot; /* row of an IC_SLOT; else NULL */
     float *pos;
     int rows, capacity, slots;
-    double next;         /* position of the next token */
-    float **owned;       /* slot values */
+    double next;   /* position of the next token */
+    float **owned; /* slot values */
     size_t owned_count;
 } ic_prompt;
 
@@ -168,12 +168,12 @@ enum { IC_READ_CHUNK = 512 }; /* rows read at a time: enough for full speed, lit
 /* Rows of one prompt to be read together with those of others. */
 typedef struct ic_read {
     const ic_prompt *prompt;
-    int first, count;       /* its rows */
-    ic_kv *kv;              /* what was read before and where this goes (grows); NULL in all: neither */
+    int first, count; /* its rows */
+    ic_kv *kv;        /* what was read before and where this goes (grows); NULL in all: neither */
     const int32_t *targets; /* of its last `scored` rows */
     int scored;
     ic_score *scores;
-    float *logits;          /* [V] of its last row; or NULL */
+    float *logits; /* [V] of its last row; or NULL */
 } ic_read;
 
 /* Runs the base (no LoRA) over the rows of all prompts as one packed batch; advances the caches. */
@@ -207,7 +207,8 @@ typedef struct ic_span {
 /* The span that starts at segment `first`; false when there is none. */
 bool ic_span_at(ic_span *out, const icae_slots *slots, uint32_t first);
 /* [slots of the span][AE]: what restoration reads. *start: position of the first restored token. */
-int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots, const ic_span *span);
+int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots,
+                   const ic_span *span);
 /* Scores of every token of ids given the slots: scores [slots->tokens], the caller's. */
 int ic_slots_score(ic_score *scores, icae_session *s, const icae_slots *slots, const int32_t *ids);
 
@@ -229,12 +230,12 @@ typedef struct ic_generation {
     icae_sampling sampling;
     const ic_correction *corrections; /* forced ids by index of the generated token, ascending */
     size_t correction_count;
-    uint64_t expected;    /* restoring: stop after so many tokens; 0: unknown */
-    bool through_eos;     /* do not stop at eos */
-    int32_t end_of_turn;  /* ends a reply besides eos; -1: none */
+    uint64_t expected;                   /* restoring: stop after so many tokens; 0: unknown */
+    bool through_eos;                    /* do not stop at eos */
+    int32_t end_of_turn;                 /* ends a reply besides eos; -1: none */
     int (*take)(void *user, int32_t id); /* each generated id but the one that ends; 0 to go on */
     void *user;
-    icae_result result;   /* out, except `exact` */
+    icae_result result; /* out, except `exact` */
 } ic_generation;
 
 /* Reads the prompt's rows from `first` on into *kv (made or grown as needed), then generates. The

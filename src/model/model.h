@@ -25,10 +25,10 @@ typedef struct ic_config {
     float norm_eps, embed_scale;
     bool tied_head, qk_norm;
     ic_activation activation;
-    int window;                     /* sliding window in rows; 0: none */
-    uint64_t full_layers[64];       /* bit per layer: no window there */
-    int rope_width;                 /* elements of a head that turn; even, at most head_width */
-    bool rope_interleaved;          /* pairs of neighbours, as GGUF stores llama's q and k */
+    int window;               /* sliding window in rows; 0: none */
+    uint64_t full_layers[64]; /* bit per layer: no window there */
+    int rope_width;           /* elements of a head that turn; even, at most head_width */
+    bool rope_interleaved;    /* pairs of neighbours, as GGUF stores llama's q and k */
     double rope_theta;
     ic_rope_kind rope_kind;
     double rope_factor, rope_low, rope_high, rope_original;
@@ -61,8 +61,8 @@ typedef struct ic_linear_weight {
 } ic_linear_weight;
 
 typedef struct ic_layer {
-    const float *attn_norm, *mlp_norm;     /* [D] */
-    const float *q_norm, *k_norm;          /* [K] or NULL */
+    const float *attn_norm, *mlp_norm; /* [D] */
+    const float *q_norm, *k_norm;      /* [K] or NULL */
     ic_linear_weight linear[IC_TARGETS];
 } ic_layer;
 
@@ -71,12 +71,13 @@ struct icae_model {
     ic_config config;
     ic_tokenizer *tokenizer; /* NULL where the folder has none: only ids work then */
     const ic_chat_template *chat;
-    ic_mat embed, head;      /* [V, D] */
+    ic_mat embed, head; /* [V, D] */
     ic_layer *layer;
-    const float *norm;       /* [D] */
-    const float *rope_factors; /* [rope_width / 2] divisors of the frequencies (GGUF llama3), or NULL */
+    const float *norm; /* [D] */
+    const float
+        *rope_factors; /* [rope_width / 2] divisors of the frequencies (GGUF llama3), or NULL */
     icae_compute compute;
-    ic_dtype weight_dtype;   /* of most weights, for messages */
+    ic_dtype weight_dtype; /* of most weights, for messages */
     uint64_t parameters, bytes;
     char identity[65];
     /* owned */
@@ -104,9 +105,9 @@ typedef struct ic_lora {
 
 typedef struct ic_lora_set {
     float scale;
-    float dropout;           /* training only */
-    uint64_t seed;           /* of dropout */
-    const ic_lora *lora;     /* [layers][IC_TARGETS]; a.data NULL: none */
+    float dropout;       /* training only */
+    uint64_t seed;       /* of dropout */
+    const ic_lora *lora; /* [layers][IC_TARGETS]; a.data NULL: none */
 } ic_lora_set;
 
 /* ---- key/value cache (kv.c) ------------------------------------------------------------------- */
@@ -115,7 +116,7 @@ typedef struct ic_kv {
     int layers, width;  /* width = G*K */
     int rows, capacity; /* rows in use */
     ic_dtype dtype;
-    char *data;         /* [layers][2][capacity][width] */
+    char *data; /* [layers][2][capacity][width] */
 } ic_kv;
 
 int ic_kv_new(ic_kv **out, const ic_config *c, ic_dtype dtype, int capacity);
@@ -124,8 +125,9 @@ void ic_kv_free(ic_kv *kv);
 static inline void *ic_kv_at(const ic_kv *kv, int layer, int which, int row)
 {
     size_t matrix = (size_t)kv->capacity * (size_t)kv->width;
-    return kv->data + (size_t)ic_dtypes[kv->dtype].bytes *
-                          (((size_t)layer * 2 + (size_t)which) * matrix + (size_t)row * (size_t)kv->width);
+    return kv->data +
+           (size_t)ic_dtypes[kv->dtype].bytes *
+               (((size_t)layer * 2 + (size_t)which) * matrix + (size_t)row * (size_t)kv->width);
 }
 
 /* ---- a run: operations at work (ops.c) -------------------------------------------------------- */
@@ -154,23 +156,29 @@ ic_var ic_new(ic_run *r, int rows, int cols, ic_dtype dtype);
 /* Packed sequences. Rows of sequence s: start[s] … start[s+1]-1. */
 typedef struct ic_batch {
     int seqs;
-    const int *start;    /* [seqs + 1] */
-    const float *pos;    /* [rows] rotary positions, real numbers */
-    const int *tail;     /* [seqs] last rows of each sequence whose hidden states are wanted; NULL: all */
-    ic_kv *const *kv;    /* [seqs] caches of what comes before, with room for what comes now; NULL: none.
+    const int *start; /* [seqs + 1] */
+    const float *pos; /* [rows] rotary positions, real numbers */
+    const int
+        *tail; /* [seqs] last rows of each sequence whose hidden states are wanted; NULL: all */
+    ic_kv *const
+        *kv; /* [seqs] caches of what comes before, with room for what comes now; NULL: none.
                             Their `rows` is left to the caller to advance. */
 } ic_batch;
 
-static inline int ic_batch_rows(const ic_batch *b) { return b->start[b->seqs]; }
+static inline int ic_batch_rows(const ic_batch *b)
+{
+    return b->start[b->seqs];
+}
 int ic_batch_tail_rows(const ic_batch *b); /* rows of the result */
 
 /* Input embeddings [T, D] F32 -> hidden states after the final norm [tail rows, D] of r->act, sequence
  * after sequence. Overwrites x unless a tape records. `lora` NULL: the plain base. */
-ic_var ic_transformer(ic_run *r, const icae_model *model, const ic_lora_set *lora, const ic_batch *b,
-                      ic_var x);
+ic_var ic_transformer(ic_run *r, const icae_model *model, const ic_lora_set *lora,
+                      const ic_batch *b, ic_var x);
 
 /* Row to[i] of x [.., D] F32 (NULL: i) becomes the embedding of text id ids[i]. */
-void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, const int32_t *ids, int n);
+void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, const int32_t *ids,
+              int n);
 
 /* Logits [rows, V] F32 of hidden states. */
 ic_var ic_logits(ic_run *r, const icae_model *model, ic_var hidden);

@@ -12,12 +12,15 @@
 /* Walks over the tasks in a fixed order. */
 typedef struct walk {
     const ic_attention *a;
-    int block;                 /* queries a task */
-    int seq, kv_head, part;    /* of the current task */
+    int block;              /* queries a task */
+    int seq, kv_head, part; /* of the current task */
     int64_t number;
 } walk;
 
-static int parts_of(const walk *w) { return (w->a->seqs[w->seq].queries + w->block - 1) / w->block; }
+static int parts_of(const walk *w)
+{
+    return (w->a->seqs[w->seq].queries + w->block - 1) / w->block;
+}
 
 /* Moves on to task `number`, which is not before the current one. False: there are not so many. */
 static bool walk_to(walk *w, int64_t number)
@@ -98,16 +101,15 @@ void ic_cpu_attention_back(ic_backend *be, ic_mat dq, ic_mat dout, ic_mat o, ic_
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)
     for (int64_t i = 0; i < tasks; i++) {
         float *scratch = ic_cpu_private(cpu, omp_get_thread_num());
-        cpu->k->attend_back(
-            &(ic_attention_back_task){.f = {.a = a,
-                                            .s = &a->seqs[i / a->kv_heads],
-                                            .o = o,
-                                            .q = q,
-                                            .kv_head = (int)(i % a->kv_heads),
-                                            .group = a->heads / a->kv_heads},
-                                      .dq = dq,
-                                      .dout = dout,
-                                      .lse = lse},
-            scratch, cpu->private_words);
+        cpu->k->attend_back(&(ic_attention_back_task){.f = {.a = a,
+                                                            .s = &a->seqs[i / a->kv_heads],
+                                                            .o = o,
+                                                            .q = q,
+                                                            .kv_head = (int)(i % a->kv_heads),
+                                                            .group = a->heads / a->kv_heads},
+                                                      .dq = dq,
+                                                      .dout = dout,
+                                                      .lse = lse},
+                            scratch, cpu->private_words);
     }
 }

@@ -13,9 +13,9 @@
 
 enum {
     IC_MAX_THREADS = 512,
-    IC_GEMV_ROWS = 8,         /* up to so many rows weights are streamed straight from memory */
-    IC_SERIAL_WORK = 16384,   /* elements below which a parallel region costs more than it gives */
-    IC_PRODUCT_ROWS = 192,    /* block of a product that one thread computes */
+    IC_GEMV_ROWS = 8,       /* up to so many rows weights are streamed straight from memory */
+    IC_SERIAL_WORK = 16384, /* elements below which a parallel region costs more than it gives */
+    IC_PRODUCT_ROWS = 192,  /* block of a product that one thread computes */
     IC_PRODUCT_COLS = 64,
     IC_ATTENTION_ROWS = 128,  /* queries times heads of a group that share packed keys */
     IC_ATTENTION_WIDTH = 512, /* widest head of the fast kernels */
@@ -95,7 +95,8 @@ typedef struct ic_kernels {
     void (*glu_back)(ic_row dgate, ic_row dup, ic_row dy, ic_row gate, ic_row up, int n,
                      ic_activation act);
     void (*add)(ic_row dst, ic_row src, int n, float scale, bool accumulate);
-    void (*dropout)(ic_row y, ic_row x, int n, float p, uint64_t seed, uint64_t stream, uint64_t index);
+    void (*dropout)(ic_row y, ic_row x, int n, float p, uint64_t seed, uint64_t stream,
+                    uint64_t index);
     void (*score)(ic_score *out, const float *row, int n, int32_t target);
     void (*score_back)(float *row, int n, int32_t target, float weight);
     void (*adamw)(float *p, float *m, float *v, const float *g, size_t n, const ic_adamw *a);
@@ -110,19 +111,22 @@ extern const ic_kernels ic_kernels_avx2, ic_kernels_avx512, ic_kernels_avx512_bf
 typedef struct ic_matmul ic_matmul; /* plans of the matrix library */
 
 typedef struct ic_cpu {
-    ic_backend ref;       /* for what is not done faster */
+    ic_backend ref; /* for what is not done faster */
     const ic_kernels *k;
     int threads;
-    ic_matmul *matmul;    /* NULL: without oneDNN */
-    char *weights;        /* scratch: decoded weights */
+    ic_matmul *matmul; /* NULL: without oneDNN */
+    char *weights;     /* scratch: decoded weights */
     size_t weights_size;
-    char *rows;           /* scratch: converted activations */
+    char *rows; /* scratch: converted activations */
     size_t rows_size;
-    float *private;       /* scratch: private_words for every thread */
+    float *private; /* scratch: private_words for every thread */
     size_t private_words;
 } ic_cpu;
 
-static inline ic_cpu *ic_cpu_of(ic_backend *be) { return be->state; }
+static inline ic_cpu *ic_cpu_of(ic_backend *be)
+{
+    return be->state;
+}
 
 /* The part-th of `parts` nearly equal shares of n, cut at multiples of `step`. */
 static inline void ic_share(int n, int step, int part, int parts, int *first, int *end)
@@ -132,7 +136,10 @@ static inline void ic_share(int n, int step, int part, int parts, int *first, in
     *end = (int)IC_MIN((int64_t)n, units * (part + 1) / parts * step);
 }
 
-static inline bool ic_is_act(ic_dtype t) { return t == IC_F32 || t == IC_BF16; }
+static inline bool ic_is_act(ic_dtype t)
+{
+    return t == IC_F32 || t == IC_BF16;
+}
 
 /* matmul.c. False: this product cannot be planned; nothing was done. */
 int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k);

@@ -9,7 +9,10 @@
 #include <omp.h>
 #include <string.h>
 
-static ic_row row_of(ic_mat m, int i) { return (ic_row){ic_mat_row(m, (size_t)i), m.dtype == IC_BF16}; }
+static ic_row row_of(ic_mat m, int i)
+{
+    return (ic_row){ic_mat_row(m, (size_t)i), m.dtype == IC_BF16};
+}
 
 static int threads_for(const ic_cpu *cpu, int rows, int cols)
 {
@@ -20,9 +23,8 @@ static int threads_for(const ic_cpu *cpu, int rows, int cols)
 #define EACH_ROW(rows, cols, statement)                                                            \
     do {                                                                                           \
         int threads_ = threads_for(cpu, rows, cols);                                               \
-        _Pragma("omp parallel for num_threads(threads_) if (threads_ > 1) schedule(static)")       \
-        for (int t = 0; t < (rows); t++)                                                           \
-            statement;                                                                             \
+        _Pragma("omp parallel for num_threads(threads_) if (threads_ > 1) schedule(static)") for ( \
+            int t = 0; t < (rows); t++) statement;                                                 \
     } while (0)
 
 static void cpu_rmsnorm(ic_backend *be, ic_mat y, ic_mat x, const float *w, float eps)
@@ -34,8 +36,8 @@ static void cpu_rmsnorm(ic_backend *be, ic_mat y, ic_mat x, const float *w, floa
         EACH_ROW(x.rows, x.cols, cpu->k->rmsnorm(row_of(y, t), row_of(x, t), w, x.cols, eps));
 }
 
-static void cpu_rmsnorm_back(ic_backend *be, ic_mat dx, ic_mat dy, ic_mat x, const float *w, float eps,
-                             bool accumulate)
+static void cpu_rmsnorm_back(ic_backend *be, ic_mat dx, ic_mat dy, ic_mat x, const float *w,
+                             float eps, bool accumulate)
 {
     ic_cpu *cpu = ic_cpu_of(be);
     if (!ic_is_act(dx.dtype) || !ic_is_act(dy.dtype) || !ic_is_act(x.dtype))
@@ -54,8 +56,9 @@ static void cpu_rope(ic_backend *be, ic_mat x, int heads, int half, const float 
         cpu->ref.rope(be, x, heads, half, cosine, sine, interleaved, sign);
     else
         EACH_ROW(x.rows, x.cols,
-                 cpu->k->rope(row_of(x, t), heads, x.cols / heads, half, cosine + (size_t)t * (size_t)half,
-                              sine + (size_t)t * (size_t)half, interleaved, sign));
+                 cpu->k->rope(row_of(x, t), heads, x.cols / heads, half,
+                              cosine + (size_t)t * (size_t)half, sine + (size_t)t * (size_t)half,
+                              interleaved, sign));
 }
 
 static void cpu_glu(ic_backend *be, ic_mat y, ic_mat gate, ic_mat up, ic_activation act)
@@ -68,8 +71,8 @@ static void cpu_glu(ic_backend *be, ic_mat y, ic_mat gate, ic_mat up, ic_activat
                  cpu->k->glu(row_of(y, t), row_of(gate, t), row_of(up, t), y.cols, act));
 }
 
-static void cpu_glu_back(ic_backend *be, ic_mat dgate, ic_mat dup, ic_mat dy, ic_mat gate, ic_mat up,
-                         ic_activation act)
+static void cpu_glu_back(ic_backend *be, ic_mat dgate, ic_mat dup, ic_mat dy, ic_mat gate,
+                         ic_mat up, ic_activation act)
 {
     ic_cpu *cpu = ic_cpu_of(be);
     if (!ic_is_act(dgate.dtype) || !ic_is_act(dup.dtype) || !ic_is_act(dy.dtype) ||
@@ -87,7 +90,8 @@ static void copy_row(const ic_cpu *cpu, ic_mat dst, int to, ic_mat src, int from
 {
     enum { CHUNK = 1024 };
     char *out = (char *)ic_mat_row(dst, (size_t)to) + ic_row_bytes(dst.dtype, (size_t)col);
-    const char *in = (const char *)ic_mat_row(src, (size_t)from) + ic_row_bytes(src.dtype, (size_t)col);
+    const char *in =
+        (const char *)ic_mat_row(src, (size_t)from) + ic_row_bytes(src.dtype, (size_t)col);
     bool b = dst.dtype == IC_BF16;
     if (src.dtype == dst.dtype && scale == 1 && !accumulate) {
         memmove(out, in, ic_row_bytes(src.dtype, (size_t)n));
@@ -101,7 +105,8 @@ static void copy_row(const ic_cpu *cpu, ic_mat dst, int to, ic_mat src, int from
     for (int c = 0; c < n; c += CHUNK) {
         float values[CHUNK];
         int count = IC_MIN(CHUNK, n - c);
-        cpu->k->decode(values, false, in + ic_row_bytes(src.dtype, (size_t)c), src.dtype, (size_t)count);
+        cpu->k->decode(values, false, in + ic_row_bytes(src.dtype, (size_t)c), src.dtype,
+                       (size_t)count);
         cpu->k->add((ic_row){out + ic_row_bytes(dst.dtype, (size_t)c), b}, (ic_row){values, false},
                     count, scale, accumulate);
     }
@@ -139,7 +144,8 @@ static void cpu_score(ic_backend *be, ic_score *out, ic_mat logits, const int32_
              cpu->k->score(&out[t], ic_mat_row(logits, (size_t)t), logits.cols, targets[t]));
 }
 
-static void cpu_score_back(ic_backend *be, ic_mat logits, const int32_t *targets, const float *weight)
+static void cpu_score_back(ic_backend *be, ic_mat logits, const int32_t *targets,
+                           const float *weight)
 {
     ic_cpu *cpu = ic_cpu_of(be);
     EACH_ROW(logits.rows, logits.cols,
@@ -166,9 +172,9 @@ static void share_flat(size_t n, int part, int parts, size_t *first, size_t *end
     *end = part == parts - 1 ? n : IC_MIN(n, *first + step);
 }
 
-static void cpu_adamw(ic_backend *be, float *p, float *m, float *v, const float *g, size_t n, float lr,
-                      float beta1, float beta2, float eps, float decay, float c1, float c2,
-                      float grad_scale)
+static void cpu_adamw(ic_backend *be, float *p, float *m, float *v, const float *g, size_t n,
+                      float lr, float beta1, float beta2, float eps, float decay, float c1,
+                      float c2, float grad_scale)
 {
     ic_cpu *cpu = ic_cpu_of(be);
     ic_adamw a = {lr, beta1, beta2, eps, decay, c1, c2, grad_scale};

@@ -6,4 +6,3 @@
 #define ISA_NAME  "generic"
 #define ISA_TABLE ic_kernels_generic
 #include "backend/cpu/kernels.inc"
-

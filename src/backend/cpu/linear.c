@@ -70,7 +70,8 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
     bool pairs = g.x.dtype == IC_BF16 && (g.w.dtype == IC_BF16 || quantised) && cpu->k->bf16_dot;
     g.x = gemv_input(cpu, g.x, pairs ? IC_BF16 : IC_F32);
     if (pairs && quantised) {
-        float *sums = (float *)cpu->rows + cpu->rows_size / sizeof(float) / 2; /* behind the copy of x */
+        float *sums =
+            (float *)cpu->rows + cpu->rows_size / sizeof(float) / 2; /* behind the copy of x */
         for (size_t t = 0; t < (size_t)g.x.rows; t++)
             cpu->k->group_sums(sums + t * (size_t)(g.x.cols / 32), ic_mat_row(g.x, t), g.x.cols);
         g.sums = sums;
@@ -145,8 +146,8 @@ void ic_cpu_linear(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, const float *bi
     for (int t = 0; t < x.rows; t += step) {
         int count = IC_MIN(step, x.rows - t);
         decode_block(cpu, cpu->rows, IC_F32, x, t, count, 0, x.cols);
-        linear_in(cpu, ic_mat_rows(y, t, count), ic_mat_of(cpu->rows, IC_F32, count, x.cols), w, bias,
-                  alpha, accumulate);
+        linear_in(cpu, ic_mat_rows(y, t, count), ic_mat_of(cpu->rows, IC_F32, count, x.cols), w,
+                  bias, alpha, accumulate);
     }
 }
 

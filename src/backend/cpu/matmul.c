@@ -25,7 +25,7 @@ typedef struct plan_key {
 
 typedef struct plan {
     plan_key key;
-    uint64_t used; /* 0: empty */
+    uint64_t used;              /* 0: empty */
     dnnl_primitive_t primitive; /* NULL: oneDNN refused this shape */
     dnnl_memory_t a, b, c, bias, scratch;
 } plan;
@@ -53,10 +53,10 @@ static void clear_plan(plan *p)
 }
 
 /* 0 or a status of oneDNN, jumping to done. */
-#define DNNL(call)                                                                                 \
-    do {                                                                                           \
-        if ((status = (call)) != dnnl_success)                                                     \
-            goto done;                                                                             \
+#define DNNL(call)                             \
+    do {                                       \
+        if ((status = (call)) != dnnl_success) \
+            goto done;                         \
     } while (0)
 
 static dnnl_status_t view(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, ic_dtype type,
@@ -110,8 +110,10 @@ static void make_plan(ic_matmul *mm, plan *p)
     const dnnl_memory_desc_t *scratch;
     dnnl_status_t status;
 
-    DNNL(view(&a, key->m, key->k, (ic_dtype)key->in, key->ta ? 1 : key->lda, key->ta ? key->lda : 1));
-    DNNL(view(&b, key->k, key->n, (ic_dtype)key->in, key->tb ? 1 : key->ldb, key->tb ? key->ldb : 1));
+    DNNL(view(&a, key->m, key->k, (ic_dtype)key->in, key->ta ? 1 : key->lda,
+              key->ta ? key->lda : 1));
+    DNNL(view(&b, key->k, key->n, (ic_dtype)key->in, key->tb ? 1 : key->ldb,
+              key->tb ? key->ldb : 1));
     DNNL(view(&c, key->m, key->n, (ic_dtype)key->out, key->ldc, 1));
     if (key->bias)
         DNNL(view(&bias, 1, key->n, IC_F32, key->n, 1));
@@ -218,10 +220,10 @@ int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k)
     mm->threads = threads;
     mm->bf16 = k->bf16_dot;
     if (getenv("ICAE_ISA")) /* for the whole process, and only before the first primitive */
-        dnnl_set_max_cpu_isa(k->bf16_dot                  ? dnnl_cpu_isa_all
-                             : strstr(k->isa, "avx512")   ? dnnl_cpu_isa_avx512_core
+        dnnl_set_max_cpu_isa(k->bf16_dot                   ? dnnl_cpu_isa_all
+                             : strstr(k->isa, "avx512")    ? dnnl_cpu_isa_avx512_core
                              : strcmp(k->isa, "avx2") == 0 ? dnnl_cpu_isa_avx2
-                                                          : dnnl_cpu_isa_sse41);
+                                                           : dnnl_cpu_isa_sse41);
     if (dnnl_engine_create(&mm->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags) != dnnl_success) {
         ic_matmul_free(mm);
@@ -255,7 +257,10 @@ int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k)
     return 0;
 }
 
-void ic_matmul_free(ic_matmul *mm) { (void)mm; }
+void ic_matmul_free(ic_matmul *mm)
+{
+    (void)mm;
+}
 
 bool ic_matmul_run(ic_matmul *mm, const ic_product *p)
 {

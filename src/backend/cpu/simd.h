@@ -23,34 +23,79 @@
 enum { VL = 16 };
 typedef __m512 vf;
 
-INLINE vf v_set1(float x) { return _mm512_set1_ps(x); }
-INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
-INLINE void v_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf v_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+INLINE vf v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+INLINE void v_store(float *p, vf x)
+{
+    _mm512_storeu_ps(p, x);
+}
+INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
 /* The second operand if either is NaN. */
-INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
-INLINE vf v_round(vf a) { return _mm512_roundscale_ps(a, 8); }
+INLINE vf v_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+INLINE vf v_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+INLINE vf v_sqrt(vf a)
+{
+    return _mm512_sqrt_ps(a);
+}
+INLINE vf v_round(vf a)
+{
+    return _mm512_roundscale_ps(a, 8);
+}
 /* a where x < y, else b. */
 INLINE vf v_where_less(vf x, vf y, vf a, vf b)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
-INLINE float v_sum(vf x) { return _mm512_reduce_add_ps(x); }
-INLINE float v_largest(vf x) { return _mm512_reduce_max_ps(x); }
+INLINE float v_sum(vf x)
+{
+    return _mm512_reduce_add_ps(x);
+}
+INLINE float v_largest(vf x)
+{
+    return _mm512_reduce_max_ps(x);
+}
 /* x 2^n for whole n. */
-INLINE vf v_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+INLINE vf v_scale2(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
 
-INLINE __mmask16 v_mask(int n) { return (__mmask16)((1u << n) - 1u); }
-INLINE vf v_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(v_mask(n), p); }
-INLINE void v_store_n(float *p, vf x, int n) { _mm512_mask_storeu_ps(p, v_mask(n), x); }
+INLINE __mmask16 v_mask(int n)
+{
+    return (__mmask16)((1u << n) - 1u);
+}
+INLINE vf v_load_n(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps(v_mask(n), p);
+}
+INLINE void v_store_n(float *p, vf x, int n)
+{
+    _mm512_mask_storeu_ps(p, v_mask(n), x);
+}
 
 INLINE vf v_from_bf16(__m256i x)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
-INLINE vf v_load_bf16(const uint16_t *p) { return v_from_bf16(_mm256_loadu_si256((const void *)p)); }
+INLINE vf v_load_bf16(const uint16_t *p)
+{
+    return v_from_bf16(_mm256_loadu_si256((const void *)p));
+}
 INLINE vf v_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
@@ -64,7 +109,10 @@ INLINE vf v_load_u8(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
 }
 #if ISA_LEVEL >= 3
-INLINE __m256i v_to_bf16(vf x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+INLINE __m256i v_to_bf16(vf x)
+{
+    return (__m256i)_mm512_cvtneps_pbh(x);
+}
 #else
 INLINE __m256i v_to_bf16(vf x)
 {
@@ -76,21 +124,48 @@ INLINE __m256i v_to_bf16(vf x)
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
 }
 #endif
-INLINE void v_store_bf16(uint16_t *p, vf x) { _mm256_storeu_si256((void *)p, v_to_bf16(x)); }
+INLINE void v_store_bf16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((void *)p, v_to_bf16(x));
+}
 
 /* ---- AVX2 ------------------------------------------------------------------------------------- */
 #elif ISA_LEVEL == 1
 enum { VL = 8 };
 typedef __m256 vf;
 
-INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
-INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-INLINE void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
-INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
-INLINE vf v_round(vf a) { return _mm256_round_ps(a, 8); }
+INLINE vf v_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+INLINE vf v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+INLINE void v_store(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x);
+}
+INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+INLINE vf v_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+INLINE vf v_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+INLINE vf v_sqrt(vf a)
+{
+    return _mm256_sqrt_ps(a);
+}
+INLINE vf v_round(vf a)
+{
+    return _mm256_round_ps(a, 8);
+}
 INLINE vf v_where_less(vf x, vf y, vf a, vf b)
 {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
@@ -109,7 +184,8 @@ INLINE float v_largest(vf x)
 }
 INLINE vf v_scale2(vf x, vf n)
 {
-    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256i e =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(x, _mm256_castsi256_ps(e));
 }
 
@@ -117,8 +193,14 @@ INLINE __m256i v_mask(int n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-INLINE vf v_load_n(const float *p, int n) { return _mm256_maskload_ps(p, v_mask(n)); }
-INLINE void v_store_n(float *p, vf x, int n) { _mm256_maskstore_ps(p, v_mask(n), x); }
+INLINE vf v_load_n(const float *p, int n)
+{
+    return _mm256_maskload_ps(p, v_mask(n));
+}
+INLINE void v_store_n(float *p, vf x, int n)
+{
+    _mm256_maskstore_ps(p, v_mask(n), x);
+}
 
 INLINE vf v_load_bf16(const uint16_t *p)
 {
@@ -156,28 +238,58 @@ enum { VL = 4 };
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vint __attribute__((vector_size(16)));
 
-INLINE vf v_set1(float x) { return (vf){x, x, x, x}; }
+INLINE vf v_set1(float x)
+{
+    return (vf){x, x, x, x};
+}
 INLINE vf v_load(const float *p)
 {
     vf x;
     memcpy(&x, p, sizeof x);
     return x;
 }
-INLINE void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
-INLINE vf v_fma(vf a, vf b, vf c) { return a * b + c; }
-INLINE vf v_select(vint mask, vf a, vf b) { return (vf)(((vint)a & mask) | ((vint)b & ~mask)); }
-INLINE vf v_max(vf a, vf b) { return v_select(a > b, a, b); }
-INLINE vf v_min(vf a, vf b) { return v_select(a < b, a, b); }
+INLINE void v_store(float *p, vf x)
+{
+    memcpy(p, &x, sizeof x);
+}
+INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
+INLINE vf v_select(vint mask, vf a, vf b)
+{
+    return (vf)(((vint)a & mask) | ((vint)b & ~mask));
+}
+INLINE vf v_max(vf a, vf b)
+{
+    return v_select(a > b, a, b);
+}
+INLINE vf v_min(vf a, vf b)
+{
+    return v_select(a < b, a, b);
+}
 INLINE vf v_sqrt(vf a)
 {
     return (vf){__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]),
                 __builtin_sqrtf(a[3])};
 }
 /* Right for |a| < 2^22: adding 1.5 2^23 leaves no room for a fraction. */
-INLINE vf v_round(vf a) { return (a + v_set1(12582912.0f)) - v_set1(12582912.0f); }
-INLINE vf v_where_less(vf x, vf y, vf a, vf b) { return v_select(x < y, a, b); }
-INLINE float v_sum(vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-INLINE float v_largest(vf x) { return IC_MAX(IC_MAX(x[0], x[1]), IC_MAX(x[2], x[3])); }
+INLINE vf v_round(vf a)
+{
+    return (a + v_set1(12582912.0f)) - v_set1(12582912.0f);
+}
+INLINE vf v_where_less(vf x, vf y, vf a, vf b)
+{
+    return v_select(x < y, a, b);
+}
+INLINE float v_sum(vf x)
+{
+    return (x[0] + x[2]) + (x[1] + x[3]);
+}
+INLINE float v_largest(vf x)
+{
+    return IC_MAX(IC_MAX(x[0], x[1]), IC_MAX(x[2], x[3]));
+}
 INLINE vf v_scale2(vf x, vf n)
 {
     vint e = __builtin_convertvector(n, vint) + 127;
@@ -189,18 +301,27 @@ INLINE vf v_load_n(const float *p, int n)
     memcpy(&x, p, (size_t)n * sizeof *p);
     return x;
 }
-INLINE void v_store_n(float *p, vf x, int n) { memcpy(p, &x, (size_t)n * sizeof *p); }
+INLINE void v_store_n(float *p, vf x, int n)
+{
+    memcpy(p, &x, (size_t)n * sizeof *p);
+}
 INLINE vf v_load_bf16(const uint16_t *p)
 {
     return (vf)(vint){(int32_t)((uint32_t)p[0] << 16), (int32_t)((uint32_t)p[1] << 16),
-                    (int32_t)((uint32_t)p[2] << 16), (int32_t)((uint32_t)p[3] << 16)};
+                      (int32_t)((uint32_t)p[2] << 16), (int32_t)((uint32_t)p[3] << 16)};
 }
 INLINE vf v_load_f16(const uint16_t *p)
 {
     return (vf){ic_f16_to_f32(p[0]), ic_f16_to_f32(p[1]), ic_f16_to_f32(p[2]), ic_f16_to_f32(p[3])};
 }
-INLINE vf v_load_i8(const int8_t *p) { return (vf){p[0], p[1], p[2], p[3]}; }
-INLINE vf v_load_u8(const uint8_t *p) { return (vf){p[0], p[1], p[2], p[3]}; }
+INLINE vf v_load_i8(const int8_t *p)
+{
+    return (vf){p[0], p[1], p[2], p[3]};
+}
+INLINE vf v_load_u8(const uint8_t *p)
+{
+    return (vf){p[0], p[1], p[2], p[3]};
+}
 INLINE void v_store_bf16(uint16_t *p, vf x)
 {
     for (int i = 0; i < VL; i++)
@@ -210,7 +331,10 @@ INLINE void v_store_bf16(uint16_t *p, vf x)
 
 /* ---- built from the above --------------------------------------------------------------------- */
 
-INLINE vf v_zero(void) { return v_set1(0.0f); }
+INLINE vf v_zero(void)
+{
+    return v_set1(0.0f);
+}
 
 /* Elements i … i+n-1 of a row that is F32 or BF16; the rest is zero. n may be VL. */
 INLINE vf v_get(const void *row, bool bf16, size_t i, int n)
@@ -280,6 +404,9 @@ INLINE vf v_exp2(vf x, bool rough)
     return v_scale2(v_fma(p, r, v_set1(1.0f)), n);
 }
 
-INLINE vf v_sigmoid(vf x) { return v_set1(1.0f) / (v_set1(1.0f) + v_exp(v_zero() - x)); }
+INLINE vf v_sigmoid(vf x)
+{
+    return v_set1(1.0f) / (v_set1(1.0f) + v_exp(v_zero() - x));
+}
 
 #endif
