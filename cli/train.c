@@ -16,7 +16,7 @@
 typedef struct training {
     const cli_command *command;
     icae_train_config *config;
-    bool json, quiet, print, estimate, terminal;
+    bool json, quiet, print, estimate, terminal, follows;
     double painted;
     icae_train_report last, measured; /* the last step; the last evaluation */
 } training;
@@ -264,7 +264,10 @@ static int estimate(training *t, const icae_train_callbacks *callbacks)
 {
     icae_train_estimate e;
     char step[32], all[32];
-    if (icae_train_measure(&e, t->config, callbacks) < 0)
+    int rc = icae_train_measure(&e, t->config, callbacks);
+    if (t->follows)
+        return rc < 0 ? CLI_FAILED : CLI_DONE;
+    if (rc < 0)
         return cli_library_failed();
     cli_progress_clear();
     if (t->json) {
@@ -337,10 +340,23 @@ static int write_text(void *user, const char *text, size_t size)
     return fwrite(text, 1, size, stdout) != size;
 }
 
+/* One of several processes but not the first, which speaks for all. */
+static bool is_follower(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank && strcmp(rank, "0") != 0)
+            return true;
+    }
+    return false;
+}
+
 static int train(training *t)
 {
     icae_train_callbacks callbacks = {report, notice, stop, progress, t};
     t->terminal = cli_is_terminal(stderr);
+    t->follows = is_follower();
     if (t->print)
         return icae_train_config_print(t->config, write_text, NULL) < 0 ? cli_library_failed()
                                                                         : CLI_DONE;
@@ -349,6 +365,8 @@ static int train(training *t)
     if (t->estimate)
         return estimate(t, &callbacks);
     int rc = icae_train_run(t->config, &callbacks);
+    if (t->follows)
+        return rc < 0 ? CLI_FAILED : CLI_DONE;
     cli_progress_clear();
     print_summary(t);
     return rc < 0 ? cli_library_failed() : CLI_DONE;

@@ -369,6 +369,7 @@ static int open_fixture(fixture *f, icae_train_stage stage, const char *const *s
     int rc = icae_train_config_new(&f->config, stage);
     assert_int_equal(rc, ICAE_OK);
     char *data = in_folder("mixed.jsonl");
+    assert_int_equal(icae_train_config_set(f->config, "preset", "none"), 0);
     assert_int_equal(icae_train_config_set(f->config, "k", "8"), 0);
     for (; *settings; settings += 2) {
         if (icae_train_config_set(f->config, settings[0], settings[1]) < 0)

@@ -42,7 +42,7 @@ static int open_all(void **state)
     (void)state;
     MUST(icae_model_open(&model, DEMO, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
     MUST(icae_adapter_open(&adapter, NULL, model, NULL));
-    MUST(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 2}));
+    MUST(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
     for (size_t i = 0; i < JOBS; i++)
         MUST(icae_compress(&slots[i], session, text + 7 * i, 20 + 38 * i, NULL));
     return 0;

@@ -382,15 +382,18 @@ static void test_pattern_limit(void **state)
     assert_int_equal(ids.count, 0);
     ic_tokenizer_free(t);
 
-    /* Steps that double a text, again and again. */
+    /* Steps that lengthen a text, again and again. */
     ic_buffer json = {0};
+    char long_text[401];
+    memset(long_text, 'a', 400);
+    long_text[400] = 0;
     MUST(ic_buffer_addf(&json,
                         "{" MODEL ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["));
     for (int i = 0; i < 50; i++)
         MUST(ic_buffer_addf(&json,
                             "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},"
-                            "\"content\":\"aa\"}",
-                            i ? "," : ""));
+                            "\"content\":\"%s\"}",
+                            i ? "," : "", long_text));
     MUST(ic_buffer_addf(&json, "]}}"));
     MUST(parse(&t, json.data));
     assert_int_equal(ic_tokenizer_encode(&ids, t, "a", 1, true), ICAE_ELIMIT);

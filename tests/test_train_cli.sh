@@ -152,7 +152,7 @@ says "fine-tuning" "answering: loss"
 # kill -9, again and again
 "$icae" pretrain "${common[@]}" --out killed -q 2>err &
 kills=0
-while :; do
+for _ in $(seq 200); do
     sleep "0.$((RANDOM % 35 + 5))"
     if kill -9 $! 2>/dev/null; then kills=$((kills + 1)); fi
     wait $! 2>/dev/null
@@ -204,6 +204,7 @@ if command -v mpirun >/dev/null && ldd "$(dirname "$icae")"/libicae.so 2>/dev/nu
     timeout 60 "${mpi[@]}" -n 2 "$icae" pretrain "${common[@]}" --out mpi-bad --data missing.jsonl -q >out 2>err
     ok "an error ends all" test $? -ne 0
     says "an error ends all" "missing.jsonl"
+    ok "an error is told once" test "$(grep -c missing.jsonl err)" -eq 1
     # one process dies: the run ends within seconds, and goes on with as many or fewer
     "${mpi[@]}" -n 2 "$icae" pretrain "${common[@]}" --dropout 0 --batch 6 --out dies --steps 100000 --schedule constant -q >out 2>err &
     launcher=$!

@@ -91,7 +91,7 @@ typedef struct source {
 static bool has(const source *s, const char *marker)
 {
     if (s->jinja)
-        return memmem(s->jinja, s->size, marker, strlen(marker)) != NULL;
+        return ic_find_text(s->jinja, s->size, marker, strlen(marker)) != NULL;
     return s->t && ic_tokenizer_id(s->t, marker) >= 0;
 }
 

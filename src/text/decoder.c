@@ -203,7 +203,7 @@ static int metaspace(run *r, const char *text, size_t size, bool first)
     const char *mark = r->d->character;
     size_t length = strlen(mark);
     for (size_t at = 0; at < size;) {
-        const char *hit = memmem(text + at, size - at, mark, length);
+        const char *hit = ic_find_text(text + at, size - at, mark, length);
         size_t run_size = hit ? (size_t)(hit - text) - at : size - at;
         int rc = ic_buffer_add(&r->out.data, text + at, run_size);
         if (rc >= 0 && hit && !(first && !r->d->never))
@@ -253,17 +253,18 @@ static int strip(run *r, const char *text, size_t size, bool first)
     return add_text(&r->out, text + start, end > start ? end - start : 0);
 }
 
-static int replace_fixed(ic_buffer *b, const char *from, const char *to)
+/* `to` is not longer than `from`. */
+static void replace_fixed(ic_buffer *b, const char *from, const char *to)
 {
     size_t m = strlen(from), n = strlen(to), at = 0;
-    for (char *hit; b->data && (hit = memmem(b->data + at, b->size - at, from, m));) {
+    const char *hit;
+    while (b->data && (hit = ic_find_text(b->data + at, b->size - at, from, m))) {
         at = (size_t)(hit - b->data);
-        memmove(hit + n, hit + m, b->size - at - m); /* never longer than before */
-        memcpy(hit, to, n);
+        memmove(b->data + at + n, b->data + at + m, b->size - at - m);
+        memcpy(b->data + at, to, n);
         b->size -= m - n;
         at += n;
     }
-    return ICAE_OK;
 }
 
 static int wordpiece(run *r, const char *text, size_t size, bool first)

@@ -37,7 +37,7 @@ static int cut_token(fragments *to, const fragments *from, const char *text, con
         fragment f = from->items[i];
         const char *hit;
         while (f.id < 0 && f.size && rc >= 0 &&
-               (hit = memmem(text + f.start, f.size, token, size))) {
+               (hit = ic_find_text(text + f.start, f.size, token, size))) {
             size_t before = (size_t)(hit - text) - f.start;
             if (before)
                 rc = add_fragment(to, (fragment){f.start, before, IC_NO_TOKEN});

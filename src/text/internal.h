@@ -145,7 +145,7 @@ typedef struct ic_scratch {
 
 /* Steps may lengthen a text, and steps from a hostile file without end: by so many bytes at most,
  * besides a multiple of its size. Beyond is ICAE_ELIMIT. */
-#define IC_GROWTH ((size_t)1 << 26)
+#define IC_GROWTH ((size_t)1 << 24)
 void ic_scratch_limit(ic_scratch *s, size_t size);
 void ic_scratch_free(ic_scratch *s);
 
@@ -407,6 +407,9 @@ int ic_decoders_is_byte(const ic_tokenizer *t, int32_t id, bool first); /* 0, 1,
 int ic_byte_char(char out[4], unsigned char byte); /* UTF-8, not terminated; returns its size */
 int ic_char_byte(uint32_t code);                   /* -1: none */
 int ic_append_byte_level(ic_buffer *out, const char *text, size_t size);
+
+/* First place of a text in another; NULL: none. */
+const char *ic_find_text(const char *text, size_t size, const char *wanted, size_t wanted_size);
 
 /* Grows an array of `size`-byte items to hold `wanted`; at least doubles. */
 int ic_grow(void *array, size_t *capacity, size_t wanted, size_t size);

@@ -20,6 +20,21 @@ int ic_grow(void *array, size_t *capacity, size_t wanted, size_t size)
     return ICAE_OK;
 }
 
+/* Short ones byte by byte: sanitizers let memmem look over all of the text, however near the hit. */
+const char *ic_find_text(const char *text, size_t size, const char *wanted, size_t wanted_size)
+{
+    const char *end = text + size;
+    if (wanted_size == 0 || wanted_size > 16)
+        return memmem(text, size, wanted, wanted_size);
+    while ((size_t)(end - text) >= wanted_size) {
+        const char *hit = memchr(text, wanted[0], (size_t)(end - text) - wanted_size + 1);
+        if (!hit || memcmp(hit, wanted, wanted_size) == 0)
+            return hit;
+        text = hit + 1;
+    }
+    return NULL;
+}
+
 int ic_ids_add(ic_ids *list, int32_t id)
 {
     if (list->count == list->capacity) {

@@ -218,7 +218,7 @@ static int search(size_t *start, size_t *end, const ic_find *f, ic_matcher *m)
     if (!r->code) {
         const char *hit = f->text + f->at;
         if (r->literal_size)
-            hit = memmem(hit, f->size - f->at, r->literal, r->literal_size);
+            hit = ic_find_text(hit, f->size - f->at, r->literal, r->literal_size);
         if (!hit)
             return 0;
         *start = (size_t)(hit - f->text);

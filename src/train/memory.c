@@ -96,7 +96,7 @@ int ic_training_plan_memory(ic_training *t)
     uint64_t room = all > fixed ? (all - fixed) / (s->memory ? 1 : local) : 0;
     bool any_tier = strcmp(s->recompute, "auto") == 0;
     int first = any_tier ? 0 : s->recompute[0] - '0', last = any_tier ? 3 : first;
-    int64_t longest = 2 * (int64_t)t->sampler->max_tokens + 2;
+    int64_t longest = t->sampler->max_cost;
     int64_t most = s->batch_tokens ? s->batch_tokens : IC_MAX(BUDGET, longest);
     int64_t least = s->batch_tokens ? s->batch_tokens : IC_MAX(LEAST, longest);
     size_t need = 0;

@@ -9,7 +9,7 @@
 
 #include "train/train.h"
 
-/* ---- configuration (config.c, config_file.c, config_text.c) -------------------------------------------------- */
+/* ---- configuration (config.c, config_keys.c, config_file.c, config_text.c) -------------------- */
 
 typedef struct ic_list {
     char **item;
@@ -21,7 +21,7 @@ typedef struct ic_reals {
     int count;
 } ic_reals;
 
-/* The value of every key; names as in the table of config.c, where their meanings stand. */
+/* The value of every key; names as in the table of config_keys.c, where their meanings stand. */
 typedef struct ic_settings {
     char *preset, *base, *adapter, *compute, *template_name;
     int64_t k, rank, span;
@@ -211,6 +211,7 @@ typedef struct ic_sampler {
     ic_ids left, right; /* of the chat template */
     int32_t eos;
     int max_tokens, min_tokens, continuation;
+    int max_cost; /* of any sample */
     double share[IC_OBJECTIVES]; /* cumulative */
     uint64_t cut, unusable,
         longer; /* triples cut, triples left out, texts longer than max_tokens */

@@ -439,10 +439,14 @@ done:
 
 /* ---- making one ------------------------------------------------------------------------------- */
 
-/* Goes over all documents once, so that whatever is cut or left out is told. */
+/* Goes over all documents once, so that whatever is cut or left out is told, and the costliest sample is
+ * known. */
 static int count_all(ic_sampler *s, bool triples)
 {
     uint64_t usable = 0;
+    s->max_cost = 2 * s->max_tokens + 2;
+    if (s->s->lm_weight > 0)
+        s->max_cost = IC_MAX(s->max_cost, s->max_tokens + s->continuation + 1);
     const ic_data *d = s->pool[TEXT].data;
     for (size_t i = 0; i < d->sources; i++)
         for (size_t f = 0; f < d->source[i].files; f++) {
@@ -455,6 +459,11 @@ static int count_all(ic_sampler *s, bool triples)
                     continue;
                 }
                 bool use = triples && use_triple(s, &o, &cut);
+                if (use) {
+                    o.objective = IC_OBJECTIVE_FT;
+                    finish(s, &o);
+                    s->max_cost = IC_MAX(s->max_cost, o.cost);
+                }
                 usable += use;
                 s->unusable += triples && !use;
                 s->cut += cut;
