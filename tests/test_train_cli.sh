@@ -189,7 +189,7 @@ close_to() {
         END { exit FNR != n }' "$1" "$2"
 }
 if command -v mpirun >/dev/null && ldd "$(dirname "$icae")"/libicae.so 2>/dev/null | grep -q libmpi; then
-    mpi=(mpirun --oversubscribe)
+    mpi=(env ASAN_OPTIONS=detect_leaks=0 mpirun --oversubscribe) # Open MPI leaks by itself
     [ "$(id -u)" -eq 0 ] && mpi+=(--allow-run-as-root)
     export OMPI_MCA_btl_vader_single_copy_mechanism=none
     "$icae" pretrain "${common[@]}" --dropout 0 --batch 12 --out one -q >out 2>err
