@@ -211,7 +211,7 @@ typedef struct ic_sampler {
     ic_ids left, right; /* of the chat template */
     int32_t eos;
     int max_tokens, min_tokens, continuation;
-    int max_cost; /* of any sample */
+    int max_cost;                /* of any sample */
     double share[IC_OBJECTIVES]; /* cumulative */
     uint64_t cut, unusable,
         longer; /* triples cut, triples left out, texts longer than max_tokens */
