@@ -50,17 +50,19 @@ extern "C" {
 
 enum {
     ICAE_OK = 0,
-    ICAE_EINVAL = -1,       /* an argument makes no sense */
-    ICAE_ENOMEM = -2,       /* no memory, or a memory limit reached */
-    ICAE_EIO = -3,          /* the operating system refused a read or write */
-    ICAE_EFORMAT = -4,      /* a file is damaged or not what it should be */
-    ICAE_ENOTFOUND = -5,    /* a file or tensor is missing */
-    ICAE_EUNSUPPORTED = -6, /* well formed, but not something this version can do */
-    ICAE_EDEVICE = -7,      /* an accelerator failed */
-    ICAE_ECANCELLED = -8,   /* a callback asked to stop */
-    ICAE_EMISMATCH = -9,    /* base, adapter and slots do not belong together */
-    ICAE_ELIMIT = -10,      /* longer than the model's positions, or another stated limit */
-    ICAE_EINEXACT = -11,    /* an exact restoration was asked for and is not possible */
+    ICAE_EINVAL = -1,        /* an argument makes no sense */
+    ICAE_ENOMEM = -2,        /* no memory, or a memory limit reached */
+    ICAE_EIO = -3,           /* the operating system refused a read or write */
+    ICAE_EFORMAT = -4,       /* a file is damaged or not what it should be */
+    ICAE_ENOTFOUND = -5,     /* a file or tensor is missing */
+    ICAE_EUNSUPPORTED = -6,  /* well formed, but not something this version can do */
+    ICAE_EDEVICE = -7,       /* an accelerator failed */
+    ICAE_ECANCELLED = -8,    /* a callback asked to stop */
+    ICAE_EMISMATCH = -9,     /* base, adapter and slots do not belong together */
+    ICAE_ELIMIT = -10,       /* longer than the model's positions, or another stated limit */
+    ICAE_EINEXACT = -11,     /* an exact restoration was asked for and is not possible */
+    ICAE_EUNAVAILABLE = -12, /* a database cannot be reached, or is busy: later it may be */
+    ICAE_EFULL = -13,        /* no room: the store's quota or the disk */
 };
 
 /* One line about the last error of this thread; "" if there was none. Valid until the next error. */
@@ -184,6 +186,10 @@ ICAE_API void icae_slots_free(icae_slots *slots);
 /* Slot files (.icae), docs/formats.md. Saving is atomic; opening verifies the checksum. */
 ICAE_API int icae_slots_save(const icae_slots *slots, const char *path);
 ICAE_API int icae_slots_open(icae_slots **out, const char *path);
+
+/* The same bytes in memory: *data is the caller's (icae_free); `name` is for messages. */
+ICAE_API int icae_slots_write(char **data, size_t *size, const icae_slots *slots);
+ICAE_API int icae_slots_read(icae_slots **out, const void *data, size_t size, const char *name);
 
 /* SHA-256 as 64 hex digits: what icae_slots_info.text_sha256 holds of the original text. */
 ICAE_API int icae_sha256(char hex[65], const void *data, size_t size);
@@ -416,6 +422,133 @@ ICAE_API int icae_eval(const icae_eval_options *options);
 
 /* One page that puts the report.json files of several runs side by side; written to `out`. */
 ICAE_API int icae_eval_compare(const char *out, const char *const *reports, size_t count);
+
+/* ---- store ------------------------------------------------------------------------------------ */
+
+/* A store keeps compressed texts as *contexts*: slots under an id, in an SQLite file or a PostgreSQL
+ * database that several programs may share (docs/store.md). A handle may be used by many threads at
+ * once. What put, replace and remove have returned ICAE_OK for is on disk.
+ *
+ * Slots of the same text by the same base, adapter and settings are stored once, however many contexts
+ * have them. An *owner* (a name of the caller's choice, such as that of an access token) sees and
+ * removes only contexts of its own: where `owner` is NULL in a call, those of all.
+ *
+ * Besides the codes below, every call may return ICAE_EUNAVAILABLE: the database is gone or busy. The
+ * handle stays good, and works again when the database does. */
+typedef struct icae_store icae_store;
+
+typedef struct icae_store_options {
+    uint64_t quota; /* bytes of slot files that all contexts together may take; 0: no bound */
+    bool evict; /* a put beyond the quota does not fail but removes what was not used for longest */
+    int connections; /* to the database at most; 0: 4. More callers wait for each other */
+    double timeout;  /* seconds to wait for a busy database or a connection to it; 0: 5 */
+} icae_store_options;
+
+/* `url`: a path of an SQLite file, which is made if it is missing, or postgresql://user@host/database as
+ * libpq takes it. Brings an older schema up to date. ICAE_EUNSUPPORTED: the schema is of a later version,
+ * or this build lacks that database's library. */
+ICAE_API int icae_store_open(icae_store **out, const char *url, const icae_store_options *options);
+ICAE_API void icae_store_close(icae_store *store); /* when no other thread uses it any more */
+
+/* One context. Times are seconds since 1970. */
+typedef struct icae_context {
+    char id[40];    /* "ctx_" and 32 hex digits, which begin with the time: later ids are larger */
+    char owner[65]; /* "": nobody */
+    char name[257]; /* "": none; need not be unique */
+    char base[65], adapter[65], text_sha256[65];
+    char dtype[8];                  /* of the slots: "bf16" or "int8" */
+    uint64_t version;               /* 1, and one more after each replace */
+    int64_t created, used, expires; /* used: about the last get, to a minute; expires 0: never */
+    uint64_t bytes, slot_bytes;     /* of its slot file; of the slot vectors in it */
+    uint64_t slots, tokens, segments, text_size;
+    int width;
+    float rate; /* tokens a slot that was asked for */
+    bool exact; /* has corrections */
+    icae_fidelity fidelity;
+    uint64_t sharing; /* contexts that have these slots, this one included */
+    uint64_t holds;   /* of icae_store_hold, not yet released */
+} icae_context;
+
+typedef struct icae_put_options {
+    const char *owner; /* up to 64 bytes of UTF-8 without control characters; NULL: "" */
+    const char *name;  /* up to 256 */
+    uint64_t ttl;      /* seconds until it expires; 0: never */
+} icae_put_options;
+
+/* Stores slots as a context of the owner. If the owner has these slots under this name already, that
+ * context is returned, *existed (may be NULL) is true, and its expiry is the later of both. ICAE_EFULL
+ * beyond the quota or if the disk is full, ICAE_ELIMIT above 512 MiB; nothing is stored then. */
+ICAE_API int icae_store_put(icae_context *out, bool *existed, icae_store *store,
+                            const icae_slots *slots, const icae_put_options *options);
+
+/* Gives a context other slots (longer ones, after appending text) as its next version, all or nothing.
+ * `version`: that they were made from. ICAE_EMISMATCH if the context has moved on to another version
+ * (then nothing is changed: read it and start again), or if base or adapter are not the old ones. */
+ICAE_API int icae_store_replace(icae_context *out, icae_store *store, const char *owner,
+                                const char *id, uint64_t version, const icae_slots *slots);
+
+/* Reads the slots of a context. Checks their checksum (ICAE_EFORMAT names the id of a damaged one) and,
+ * if `session` is not NULL, that its base and adapter made them (ICAE_EMISMATCH names both identities).
+ * ICAE_ENOTFOUND: no such id, expired, or another owner's. `context` may be NULL. */
+ICAE_API int icae_store_get(icae_slots **out, icae_context *context, icae_store *store,
+                            const char *owner, const char *id, const icae_session *session);
+/* The bytes of its slot file, checked in the same way; *data is the caller's (icae_free). */
+ICAE_API int icae_store_read(char **data, size_t *size, icae_store *store, const char *owner,
+                             const char *id);
+/* Only what is known of it. */
+ICAE_API int icae_store_find(icae_context *out, icae_store *store, const char *owner,
+                             const char *id);
+ICAE_API int icae_store_remove(icae_store *store, const char *owner, const char *id);
+
+/* NULL and 0 match everything. */
+typedef struct icae_store_query {
+    const char *owner, *name, *base, *adapter, *text_sha256;
+    const char *after; /* only contexts older than this id: the last of the page before, which need
+                          not exist any more */
+    int limit;         /* contexts a page, up to 1000; 0: 100 */
+} icae_store_query;
+
+/* A page of contexts, newest first; *page is the caller's (icae_free). A page shorter than the limit is
+ * the last. Going from page to page shows each context that is there all the time exactly once. */
+ICAE_API int icae_store_list(icae_context **page, size_t *count, icae_store *store,
+                             const icae_store_query *query);
+
+/* A context in use by `holder` (a name such as host:process) is neither expired nor evicted until as
+ * many releases as holds, or `seconds` after the last hold, so that a holder that died holds nothing. */
+ICAE_API int icae_store_hold(icae_store *store, const char *owner, const char *id,
+                             const char *holder, uint64_t seconds);
+ICAE_API int icae_store_release(icae_store *store, const char *id, const char *holder);
+
+typedef struct icae_holder {
+    char name[65];
+    uint64_t holds;
+    int64_t expires;
+} icae_holder;
+
+/* Who uses it; *holders is the caller's (icae_free). */
+ICAE_API int icae_store_holders(icae_holder **holders, size_t *count, icae_store *store,
+                                const char *owner, const char *id);
+
+typedef struct icae_gc_result {
+    uint64_t expired, evicted; /* contexts */
+    uint64_t bytes;            /* freed */
+} icae_gc_result;
+
+/* Removes contexts that have expired and, if more than `quota` bytes are stored (0: the store's own
+ * quota), those not used for longest. Returns freed space to the file system where it can. */
+ICAE_API int icae_store_gc(icae_gc_result *out, icae_store *store, uint64_t quota);
+
+typedef struct icae_store_info {
+    const char *driver;               /* "sqlite" or "postgresql" */
+    uint64_t contexts, expired, held; /* expired: not yet removed */
+    uint64_t blobs, bytes, quota;     /* stored slot files; bytes of them */
+    uint64_t schema;                  /* version of the tables */
+} icae_store_info;
+
+/* Cheap enough for a monitor that asks every few seconds. */
+ICAE_API int icae_store_describe(icae_store_info *out, icae_store *store);
+/* ICAE_OK if the database answers. */
+ICAE_API int icae_store_ping(icae_store *store);
 
 #ifdef __cplusplus
 }

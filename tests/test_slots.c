@@ -656,6 +656,45 @@ static void test_damage(void **state)
     icae_slots_free(s);
 }
 
+/* In memory and in a file: the same bytes, the same value, the same refusals. */
+static void test_memory_image(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        icae_slots *s = sample(i & 1 ? IC_I8 : IC_BF16, i & 2, i & 2), *back = NULL;
+        char *data = NULL;
+        size_t size;
+        ic_map map;
+        assert_ok(icae_slots_write(&data, &size, s));
+        assert_ok(icae_slots_save(s, file("image.icae")));
+        assert_ok(ic_map_open(&map, file("image.icae")));
+        assert_int_equal(map.size, size);
+        assert_memory_equal(map.data, data, size);
+        assert_ok(icae_slots_read(&back, data, size, "image"));
+        assert_same(s, back);
+        icae_slots_free(back);
+        data[size - 1] = (char)~data[size - 1];
+        assert_int_equal(icae_slots_read(&back, data, size, "image 7"), ICAE_EFORMAT);
+        assert_message("image 7");
+        assert_int_equal(icae_slots_read(&back, data, size - 1, "image"), ICAE_EFORMAT);
+        assert_int_equal(icae_slots_read(&back, NULL, 0, "image"), ICAE_EFORMAT);
+        ic_map_close(&map);
+        icae_free(data);
+        long live = ic_memory_live();
+        int rc = ICAE_ENOMEM;
+        for (long n = 0; rc != ICAE_OK; n++) {
+            ic_memory_fail_after(n);
+            rc = icae_slots_write(&data, &size, s);
+            ic_memory_fail_after(-1);
+            assert_true(rc == ICAE_OK || rc == ICAE_ENOMEM);
+            if (rc < 0)
+                assert_int_equal(ic_memory_live(), live);
+        }
+        icae_free(data);
+        icae_slots_free(s);
+    }
+}
+
 static void test_io(void **state)
 {
     (void)state;
@@ -940,14 +979,23 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_segments),    cmocka_unit_test(test_segments_cover),
-        cmocka_unit_test(test_positions),   cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_values),      cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_describe),    cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_damage),      cmocka_unit_test(test_io),
-        cmocka_unit_test(test_no_memory),   cmocka_unit_test(test_python),
-        cmocka_unit_test(test_patches),     cmocka_unit_test(test_random_patches),
-        cmocka_unit_test(test_corrections), cmocka_unit_test(test_corrections_no_memory),
+        cmocka_unit_test(test_segments),
+        cmocka_unit_test(test_segments_cover),
+        cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_memory_image),
+        cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_io),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_python),
+        cmocka_unit_test(test_patches),
+        cmocka_unit_test(test_random_patches),
+        cmocka_unit_test(test_corrections),
+        cmocka_unit_test(test_corrections_no_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -173,7 +173,8 @@ static int put_tensors(writing *w, const icae_slots *s)
     return ICAE_OK;
 }
 
-int icae_slots_save(const icae_slots *s, const char *path)
+/* All that the file will hold; *w is freed by end(). */
+static int begin(writing **out, const icae_slots *s, const char *path)
 {
     int rc = ICAE_OK;
     char checksum[65];
@@ -181,19 +182,47 @@ int icae_slots_save(const icae_slots *s, const char *path)
         return ic_fail(ICAE_EINVAL,
                        "%.300s: slots in %s are for memory only, files hold BF16 or I8", path,
                        ic_dtypes[s->dtype].name);
-    writing *w = ic_alloc(1, sizeof *w);
+    writing *w = *out = ic_alloc(1, sizeof *w);
     if (!w)
         return ICAE_ENOMEM;
     put_metadata(w, s);
     IC_TRY(put_tensors(w, s));
     IC_TRY(ic_slots_checksum(checksum, w->tensor, w->tensors, w->pair, w->pairs));
     put_string(w, "checksum", checksum);
-    IC_TRY(ic_safetensors_write(path, w->tensor, w->tensors, w->pair, w->pairs));
 done:
+    return rc;
+}
+
+static void end(writing *w)
+{
+    if (!w)
+        return;
     ic_free(w->segments);
     ic_free(w->fidelity);
     ic_free(w->loss);
     ic_free(w);
+}
+
+int icae_slots_save(const icae_slots *s, const char *path)
+{
+    writing *w = NULL;
+    int rc = begin(&w, s, path);
+    if (rc == ICAE_OK)
+        rc = ic_safetensors_write(path, w->tensor, w->tensors, w->pair, w->pairs);
+    end(w);
+    return rc;
+}
+
+int icae_slots_write(char **data, size_t *size, const icae_slots *s)
+{
+    writing *w = NULL;
+    ic_buffer bytes = {0};
+    int rc = begin(&w, s, "slots");
+    if (rc == ICAE_OK)
+        rc = ic_safetensors_build(&bytes, "slots", w->tensor, w->tensors, w->pair, w->pairs);
+    end(w);
+    *data = bytes.data;
+    *size = bytes.size;
     return rc;
 }
 
@@ -476,4 +505,14 @@ int icae_slots_open(icae_slots **out, const char *path)
     ic_map map;
     int rc = ic_map_open(&map, path);
     return rc < 0 ? rc : ic_slots_read(out, &map, path);
+}
+
+int icae_slots_read(icae_slots **out, const void *data, size_t size, const char *name)
+{
+    ic_map map = {.data = ic_alloc(IC_MAX(size, (size_t)1), 1), .size = size};
+    if (!map.data)
+        return ICAE_ENOMEM;
+    if (size > 0)
+        memcpy((void *)map.data, data, size);
+    return ic_slots_read(out, &map, name);
 }

@@ -133,6 +133,9 @@ const char *ic_safetensors_metadata(const ic_safetensors *st, const char *key); 
 /* Writes a file atomically, tensors in the order given (data 64-byte aligned by header padding). */
 int ic_safetensors_write(const char *path, const ic_tensor *tensors, size_t count,
                          const ic_pair *metadata, size_t metadata_count);
+/* The same bytes in an empty buffer; `name` is for messages. */
+int ic_safetensors_build(ic_buffer *out, const char *name, const ic_tensor *tensors, size_t count,
+                         const ic_pair *metadata, size_t metadata_count);
 
 /* ---- GGUF (gguf.c) --------------------------------------------------------------------------- */
 

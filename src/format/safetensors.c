@@ -289,17 +289,29 @@ done:
     return rc;
 }
 
+/* Checks what is to be written, and makes its header. */
+static int begin(ic_buffer *header, const char *path, const ic_tensor *tensors, size_t count,
+                 const ic_pair *metadata, size_t metadata_count)
+{
+    int rc = ICAE_OK;
+    ic_index index = {0};
+    header->limit = (size_t)MAX_HEADER + 8;
+    for (size_t i = 0; i < count; i++)
+        IC_TRY(check_tensor(&tensors[i], path));
+    IC_TRY(ic_index_build(&index, tensors, count, path)); /* for names that stand twice */
+    IC_TRY(build_header(header, tensors, count, metadata, metadata_count));
+done:
+    ic_index_free(&index);
+    return rc;
+}
+
 int ic_safetensors_write(const char *path, const ic_tensor *tensors, size_t count,
                          const ic_pair *metadata, size_t metadata_count)
 {
     int rc = ICAE_OK;
-    ic_buffer header = {.limit = (size_t)MAX_HEADER + 8};
-    ic_index index = {0};
+    ic_buffer header = {0};
     ic_file file = {0};
-    for (size_t i = 0; i < count; i++)
-        IC_TRY(check_tensor(&tensors[i], path));
-    IC_TRY(ic_index_build(&index, tensors, count, path)); /* for names that stand twice */
-    IC_TRY(build_header(&header, tensors, count, metadata, metadata_count));
+    IC_TRY(begin(&header, path, tensors, count, metadata, metadata_count));
     IC_TRY(ic_file_create(&file, path));
     IC_TRY(ic_file_write(&file, header.data, header.size));
     for (size_t i = 0; i < count; i++)
@@ -307,7 +319,24 @@ int ic_safetensors_write(const char *path, const ic_tensor *tensors, size_t coun
     IC_TRY(ic_file_commit(&file));
 done:
     ic_file_abandon(&file);
-    ic_index_free(&index);
     ic_buffer_free(&header);
+    return rc;
+}
+
+int ic_safetensors_build(ic_buffer *out, const char *name, const ic_tensor *tensors, size_t count,
+                         const ic_pair *metadata, size_t metadata_count)
+{
+    int rc = ICAE_OK;
+    size_t data = 0;
+    IC_TRY(begin(out, name, tensors, count, metadata, metadata_count));
+    out->limit = 0;
+    for (size_t i = 0; i < count; i++)
+        data += tensors[i].bytes;
+    IC_TRY(ic_buffer_grow(out, data));
+    for (size_t i = 0; i < count; i++)
+        IC_TRY(ic_buffer_add(out, tensors[i].data, tensors[i].bytes));
+done:
+    if (rc < 0)
+        ic_buffer_free(out);
     return rc;
 }
