@@ -182,6 +182,63 @@ static void test_batches(void **state)
     close_whole(&w);
 }
 
+/* In steps, with other work of the session between them, a text becomes what it becomes at once; joined
+ * slots are both, one behind the other, and still restore. */
+static void test_steps(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_F32, 2, 0);
+    icae_compress_options o = {.check = true, .span = 100};
+    icae_slots *at_once = compress(&w, text, strlen(text), &o), *other, *slots, *joined;
+    ic_compression *c;
+    uint64_t done = 0, before = 0, total;
+    int steps = 0, rc;
+    MUST(ic_compression_new(&c, w.session, text, strlen(text), &o));
+    while ((rc = ic_compression_step(c, 40)) > 0) {
+        int stage = ic_compression_stage(c, &done, &total);
+        assert_true(total == at_once->tokens && done <= total && (stage || done > before));
+        before = done;
+        other = compress(&w, "Something else.", 15, NULL);
+        icae_slots_free(other);
+        steps++;
+    }
+    assert_int_equal(rc, ICAE_OK);
+    assert_true(steps > 4);
+    MUST(ic_compression_take(&slots, c));
+    ic_compression_free(c);
+    float *a, *b;
+    MUST(icae_slots_values(&a, at_once));
+    MUST(icae_slots_values(&b, slots));
+    assert_int_equal(slots->count, at_once->count);
+    golden_limit("steps", "slots", golden_max_error(a, b, slots->count * (uint64_t)slots->width),
+                 1e-2); /* bf16 */
+    icae_fidelity f = icae_slots_describe(slots).fidelity,
+                  g = icae_slots_describe(at_once).fidelity;
+    assert_true(f.measured && f.tokens == g.tokens && f.exact_prefix == g.exact_prefix);
+    assert_float_equal((float)f.loss, (float)g.loss, 1e-3f);
+    assert_string_equal(slots->text_sha256, at_once->text_sha256);
+
+    MUST(ic_slots_join(&joined, at_once, slots));
+    assert_int_equal(joined->count, 2 * slots->count);
+    assert_int_equal(joined->text_size, 2 * strlen(text));
+    assert_int_equal(joined->doubtful_count, at_once->doubtful_count + slots->doubtful_count);
+    ic_buffer one = {0}, both = {0};
+    MUST(icae_restore(w.session, at_once, NULL, gather, &one));
+    MUST(icae_restore(w.session, joined, NULL, gather, &both));
+    assert_true(both.size >= 2 * one.size - 8 && memcmp(both.data, one.data, one.size / 2) == 0);
+    other = compress(&w, text, strlen(text), &(icae_compress_options){.int8 = true});
+    assert_int_equal(ic_slots_join(&joined, at_once, other), ICAE_EMISMATCH);
+    ic_free(a);
+    ic_free(b);
+    ic_buffer_free(&one);
+    ic_buffer_free(&both);
+    icae_slots_free(at_once);
+    icae_slots_free(slots);
+    icae_slots_free(other);
+    icae_slots_free(joined);
+    close_whole(&w);
+}
+
 /* ---- exactness -------------------------------------------------------------------------------- */
 
 static void check_exact(whole *w, const char *s, size_t n)
@@ -361,11 +418,11 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_main_job),  cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_sampling),  cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_exact),     cmocka_unit_test(test_inexact),
-        cmocka_unit_test(test_spans),     cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_main_job), cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_sampling), cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_steps),    cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_inexact),  cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /*
- * compress.c - a text becomes slots: tokenize, encode, store, check, correct.
+ * compress.c - a text becomes slots: tokenize, encode, store, check, correct; at once or in steps.
  *
  * The exact mode computes in f32 whatever the weights, here and in restoration, so that the greedy
  * choices it relies on are the same on every CPU up to near-ties, which count as errors.
@@ -66,17 +66,14 @@ static int check_fits(const icae_session *s, uint64_t tokens, float rate)
         (unsigned long long)limit);
 }
 
-/* Lays out segments and stores encoded rows. */
-static int make_slots(icae_slots **out, icae_session *s, const ic_ids *ids, float rate,
-                      const icae_compress_options *o)
+/* Stores encoded rows [count, D]. */
+static int make_slots(icae_slots **out, const icae_session *s, const float *values, uint64_t count,
+                      uint64_t tokens, float rate, const icae_compress_options *o)
 {
     int rc = ICAE_OK;
     const icae_adapter *a = s->adapter;
-    float *values = NULL;
-    uint64_t count = 0;
     icae_slots *slots = NULL;
-    int segments = ic_segment_count(a, rate, ids->count);
-    IC_TRY(ic_encode(&values, &count, s, ids->ids, ids->count, rate));
+    int segments = ic_segment_count(a, rate, tokens);
     for (uint64_t i = 0; i < count * (uint64_t)s->model->config.width; i++)
         if (!isfinite(values[i])) {
             rc = ic_fail(ICAE_EFORMAT,
@@ -89,11 +86,11 @@ static int make_slots(icae_slots **out, icae_session *s, const ic_ids *ids, floa
                         o->int8 ? IC_I8 : IC_BF16));
     ic_slots_put(slots, 0, values, count);
     for (int i = 0; i < segments; i++) {
-        int tokens = ic_segment_tokens(a, rate, ids->count, i);
-        slots->segment[i].tokens = (uint32_t)tokens;
-        slots->segment[i].slots = (uint32_t)ic_segment_slots(a, rate, tokens);
+        int length = ic_segment_tokens(a, rate, tokens, i);
+        slots->segment[i].tokens = (uint32_t)length;
+        slots->segment[i].slots = (uint32_t)ic_segment_slots(a, rate, length);
     }
-    slots->tokens = ids->count;
+    slots->tokens = tokens;
     slots->rate = rate;
     uint64_t span = span_limit(s, rate);
     if (a->span > 0)
@@ -104,7 +101,6 @@ static int make_slots(icae_slots **out, icae_session *s, const ic_ids *ids, floa
     *out = slots;
     slots = NULL;
 done:
-    ic_free(values);
     icae_slots_free(slots);
     return rc;
 }
@@ -132,26 +128,6 @@ done:
     return rc;
 }
 
-static int measure(icae_slots *slots, icae_session *s, const ic_ids *ids, const char *text,
-                   size_t size, bool exact)
-{
-    int rc = ICAE_OK;
-    ic_dtype act = s->act;
-    ic_score *scores = ic_alloc(ids->count, sizeof *scores);
-    if (!scores)
-        return ICAE_ENOMEM;
-    if (exact)
-        s->act = IC_F32;
-    IC_TRY(ic_slots_score(scores, s, slots, ids->ids));
-    IC_TRY(ic_slots_set_fidelity(slots, scores, ids->ids));
-    if (exact)
-        IC_TRY(add_corrections(slots, s, scores, ids, text, size));
-done:
-    s->act = act;
-    ic_free(scores);
-    return rc;
-}
-
 int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, size_t size)
 {
     if (!s->model->tokenizer)
@@ -161,45 +137,172 @@ int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, si
                                          s->adapter && s->adapter->bos);
 }
 
+/* Everything that can be refused before the model works. */
+static int check(float *rate, const icae_session *s, uint64_t tokens,
+                 const icae_compress_options *o)
+{
+    int rc = ICAE_OK;
+    if (!s->adapter)
+        return ic_fail(ICAE_EINVAL, "compressing needs an adapter");
+    if (!tokens)
+        return ic_fail(ICAE_EINVAL, "the text has no tokens: there is nothing to compress");
+    IC_TRY(check_rate(rate, s->adapter, o->rate));
+    IC_TRY(check_fits(s, tokens, *rate));
+done:
+    return rc;
+}
+
 int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
                     const icae_compress_options *o)
 {
     int rc = ICAE_OK;
+    float rate, *values = NULL;
+    uint64_t count;
+    IC_TRY(check(&rate, s, ids->count, o));
+    IC_TRY(ic_encode(&values, &count, s, ids->ids, ids->count, rate));
+    IC_TRY(make_slots(out, s, values, count, ids->count, rate, o));
+done:
+    ic_free(values);
+    return rc;
+}
+
+/* ---- a text in steps -------------------------------------------------------------------------- */
+
+struct ic_compression {
+    icae_session *session;
+    icae_compress_options options;
+    const char *text;
+    size_t size;
     float rate;
+    ic_ids ids;
+    ic_encoding *encoding; /* NULL once all segments are encoded */
+    icae_slots *slots;
+    ic_scoring scoring;
+    ic_score *scores; /* [ids.count] while it is checked */
+    bool done;
+};
+
+int ic_compression_new(ic_compression **out, icae_session *s, const char *text, size_t size,
+                       const icae_compress_options *options)
+{
+    int rc = ICAE_OK;
     if (!s->adapter)
         return ic_fail(ICAE_EINVAL, "compressing needs an adapter");
-    if (!ids->count)
-        return ic_fail(ICAE_EINVAL, "the text has no tokens: there is nothing to compress");
-    IC_TRY(check_rate(&rate, s->adapter, o->rate));
-    IC_TRY(check_fits(s, ids->count, rate));
-    IC_TRY(make_slots(out, s, ids, rate, o));
+    if (!size)
+        return ic_fail(ICAE_EINVAL, "the text is empty: there is nothing to compress");
+    ic_compression *c = ic_alloc(1, sizeof *c);
+    if (!c)
+        return ICAE_ENOMEM;
+    c->session = s;
+    c->text = text;
+    c->size = size;
+    if (options)
+        c->options = *options;
+    IC_TRY(ic_session_tokenize(&c->ids, s, text, size));
+    IC_TRY(check(&c->rate, s, c->ids.count, &c->options));
+    IC_TRY(ic_encoding_new(&c->encoding, s, c->ids.ids, c->ids.count, c->rate));
+    *out = c;
+    c = NULL;
+done:
+    ic_compression_free(c);
+    return rc;
+}
+
+/* All segments are encoded. 1: they are to be checked. */
+static int end_encoding(ic_compression *c)
+{
+    int rc = ICAE_OK;
+    const ic_encoded *made = ic_encoding_made(c->encoding);
+    IC_TRY(make_slots(&c->slots, c->session, made->values, made->slots, made->tokens, c->rate,
+                      &c->options));
+    c->slots->text_size = c->size;
+    IC_TRY(ic_hash_of(c->slots->text_sha256, c->text, c->size));
+    ic_encoding_free(c->encoding);
+    c->encoding = NULL;
+    c->done = !c->options.check && !c->options.exact;
+    if (c->done)
+        return 0;
+    if (!(c->scores = ic_alloc(c->ids.count, sizeof *c->scores)))
+        return ICAE_ENOMEM;
+    c->scoring = (ic_scoring){
+        .session = c->session, .slots = c->slots, .ids = c->ids.ids, .scores = c->scores};
+    return 1;
 done:
     return rc;
+}
+
+static int check_some(ic_compression *c, int rows)
+{
+    int rc = ICAE_OK;
+    icae_session *s = c->session;
+    ic_dtype act = s->act;
+    if (c->options.exact)
+        s->act = IC_F32;
+    rc = ic_scoring_step(&c->scoring, rows ? rows : IC_READ_CHUNK);
+    s->act = act;
+    if (rc > 0 && s->progress && s->progress(s->user, "tokens", c->scoring.done, c->slots->tokens))
+        return ic_fail(ICAE_ECANCELLED, "checking the fidelity was stopped");
+    if (rc)
+        return rc;
+    IC_TRY(ic_slots_set_fidelity(c->slots, c->scores, c->ids.ids));
+    if (c->options.exact)
+        IC_TRY(add_corrections(c->slots, s, c->scores, &c->ids, c->text, c->size));
+    c->done = true;
+done:
+    return rc;
+}
+
+int ic_compression_step(ic_compression *c, int rows)
+{
+    if (c->done)
+        return 0;
+    if (!c->encoding)
+        return check_some(c, rows);
+    int rc = ic_encoding_step(c->encoding, (uint64_t)rows);
+    return rc ? rc : end_encoding(c);
+}
+
+int ic_compression_stage(const ic_compression *c, uint64_t *done, uint64_t *total)
+{
+    *total = c->ids.count;
+    *done = c->encoding ? ic_encoding_made(c->encoding)->tokens : c->scoring.done;
+    if (c->done)
+        *done = *total;
+    return !c->encoding;
+}
+
+int ic_compression_take(icae_slots **out, ic_compression *c)
+{
+    assert(c->done && c->slots);
+    *out = c->slots;
+    c->slots = NULL;
+    return ICAE_OK;
+}
+
+void ic_compression_free(ic_compression *c)
+{
+    if (!c)
+        return;
+    ic_ids_free(&c->ids);
+    ic_encoding_free(c->encoding);
+    ic_scoring_end(&c->scoring);
+    icae_slots_free(c->slots);
+    ic_free(c->scores);
+    ic_free(c);
 }
 
 int icae_compress(icae_slots **out, icae_session *s, const char *text, size_t size,
                   const icae_compress_options *options)
 {
     int rc = ICAE_OK;
-    static const icae_compress_options defaults;
-    const icae_compress_options *o = options ? options : &defaults;
-    ic_ids ids = {0};
-    icae_slots *slots = NULL;
-    if (!s->adapter)
-        return ic_fail(ICAE_EINVAL, "compressing needs an adapter");
-    if (!size)
-        return ic_fail(ICAE_EINVAL, "the text is empty: there is nothing to compress");
-    IC_TRY(ic_session_tokenize(&ids, s, text, size));
-    IC_TRY(ic_compress_ids(&slots, s, &ids, o));
-    slots->text_size = size;
-    IC_TRY(ic_hash_of(slots->text_sha256, text, size));
-    if (o->check || o->exact)
-        IC_TRY(measure(slots, s, &ids, text, size, o->exact));
-    *out = slots;
-    slots = NULL;
+    ic_compression *c = NULL;
+    IC_TRY(ic_compression_new(&c, s, text, size, options));
+    do
+        IC_TRY(ic_compression_step(c, 0));
+    while (rc > 0);
+    IC_TRY(ic_compression_take(out, c));
 done:
-    icae_slots_free(slots);
-    ic_ids_free(&ids);
+    ic_compression_free(c);
     return rc;
 }
 

@@ -98,6 +98,10 @@ int ic_slots_new(icae_slots **out, int width, uint64_t count, uint32_t segments,
 void ic_slots_put(icae_slots *s, uint64_t first, const float *rows, uint64_t n);
 /* Slots first … as f32 rows. */
 void ic_slots_get(float *rows, const icae_slots *s, uint64_t first, uint64_t n);
+/* The text of `a` with that of `b` behind it. Vectors, segments and fidelity are theirs; it has no
+ * corrections, and its text_sha256 is the hash of both hashes' digits, one behind the other.
+ * ICAE_EMISMATCH if they are of different base, adapter or dtype. */
+int ic_slots_join(icae_slots **out, const icae_slots *a, const icae_slots *b);
 
 /* ---- exactness (exact.c) ---------------------------------------------------------------------- */
 
@@ -192,9 +196,35 @@ int ic_prompt_read(icae_session *s, const ic_prompt *p, int first, int count, ic
 int ic_encode(float **values, uint64_t *count, icae_session *s, const int32_t *ids, uint64_t tokens,
               float rate);
 
+/* The same in steps, between which the session may do other work. ids are borrowed. */
+typedef struct ic_encoding ic_encoding;
+typedef struct ic_encoded {
+    uint64_t tokens, slots; /* done */
+    float *values;          /* [slots, D] */
+} ic_encoded;
+
+int ic_encoding_new(ic_encoding **out, icae_session *s, const int32_t *ids, uint64_t tokens,
+                    float rate);
+/* Whole segments of at most `most` tokens together (0: any), but at least one. 1: there are more. */
+int ic_encoding_step(ic_encoding *e, uint64_t most);
+const ic_encoded *ic_encoding_made(const ic_encoding *e);
+void ic_encoding_free(ic_encoding *e);
+
 /* Slots of ids as icae_compress makes them from a text, without its checksum and fidelity. */
 int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
                     const icae_compress_options *options);
+
+/* icae_compress in steps of some `rows` that the model reads (0: as many as memory allows), between
+ * which the session may do other work. Only the steps use the session: the text is tokenized by
+ * ic_compression_new, in whatever thread. The text is borrowed. */
+typedef struct ic_compression ic_compression;
+int ic_compression_new(ic_compression **out, icae_session *s, const char *text, size_t size,
+                       const icae_compress_options *options);
+int ic_compression_step(ic_compression *c, int rows); /* 1: there is more to do */
+/* Tokens done of the stage at work: 0 encoding, 1 checking. */
+int ic_compression_stage(const ic_compression *c, uint64_t *done, uint64_t *total);
+int ic_compression_take(icae_slots **out, ic_compression *c); /* once it is done */
+void ic_compression_free(ic_compression *c);
 
 /* ---- spans and fidelity (fidelity.c) ---------------------------------------------------------- */
 
@@ -211,6 +241,20 @@ int ic_span_prompt(ic_prompt *p, const icae_session *s, const icae_slots *slots,
                    const ic_span *span);
 /* Scores of every token of ids given the slots: scores [slots->tokens], the caller's. */
 int ic_slots_score(ic_score *scores, icae_session *s, const icae_slots *slots, const int32_t *ids);
+/* The same in steps of `rows`; all pointers are borrowed. */
+typedef struct ic_scoring {
+    icae_session *session;
+    const icae_slots *slots;
+    const int32_t *ids;
+    ic_score *scores;
+    uint64_t done; /* tokens */
+    ic_span span;  /* at work, if prompt.rows */
+    ic_prompt prompt;
+    ic_kv *kv;
+    int read; /* rows of the prompt */
+} ic_scoring;
+int ic_scoring_step(ic_scoring *s, int rows); /* 1: there is more to do */
+void ic_scoring_end(ic_scoring *s);
 
 /* Ids of a text to be compressed: added special tokens written out in it are ordinary text. */
 int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, size_t size);
@@ -234,6 +278,7 @@ typedef struct ic_generation {
     bool through_eos;                    /* do not stop at eos */
     int32_t end_of_turn;                 /* ends a reply besides eos; -1: none */
     int (*take)(void *user, int32_t id); /* each generated id but the one that ends; 0 to go on */
+    void (*look)(void *user, const float *logits, int32_t id); /* before take; may be NULL */
     void *user;
     icae_result result; /* out, except `exact` */
 } ic_generation;

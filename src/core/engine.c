@@ -191,8 +191,11 @@ static int advance(ic_engine *e, place *p)
     int rc = ICAE_OK, vocabulary = e->session->model->config.vocabulary;
     ic_job *job = p->job;
     ic_generation *g = job->generation;
-    if (!p->made)
+    if (!p->made) {
         g->result.prompt_seconds = ic_seconds() - p->start;
+        if (job->read)
+            job->read(job, p->kv);
+    }
     bool forced =
         p->correction < g->correction_count && g->corrections[p->correction].at == p->made;
     int32_t id = forced ? g->corrections[p->correction++].id
@@ -203,6 +206,8 @@ static int advance(ic_engine *e, place *p)
     }
     IC_TRY(ic_prompt_ids(job->prompt, &id, 1));
     g->result.tokens = ++p->made;
+    if (g->look)
+        g->look(g->user, p->logits, id);
     if (g->take(g->user, id))
         return ic_fail(ICAE_ECANCELLED, "writing was stopped");
     g->result.stop = g->expected && p->made >= g->expected                          ? "end"

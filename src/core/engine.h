@@ -19,6 +19,9 @@ struct ic_job {
     ic_kv **kv; /* made or grown as needed; NULL: the engine lends one */
     ic_generation *generation;
     int rc; /* out: how it ended */
+    /* Called once, when the whole prompt is in the cache and before the first token. It may add jobs.
+     * May be NULL. */
+    void (*read)(ic_job *job, const ic_kv *cache);
     /* Called once, from ic_engine_step or ic_engine_cancel; icae_error_message() belongs to rc. It may
      * add jobs. May be NULL. */
     void (*finished)(ic_job *job);

@@ -39,22 +39,73 @@ done:
     return rc;
 }
 
+/* The prompt of the span behind what is done. */
+static int next_span(ic_scoring *s)
+{
+    int rc = ICAE_OK;
+    uint32_t first = s->span.first_segment + s->span.segments;
+    ic_prompt_free(&s->prompt);
+    if (!ic_span_at(&s->span, s->slots, first))
+        return ICAE_OK;
+    const int32_t *ids = s->ids + s->span.first_token;
+    IC_TRY(ic_span_prompt(&s->prompt, s->session, s->slots, &s->span));
+    IC_TRY(ic_prompt_fits(&s->prompt, s->span.tokens, "checking the fidelity"));
+    /* the last token predicts nothing that is scored */
+    IC_TRY(ic_prompt_ids(&s->prompt, ids, (size_t)s->span.tokens - 1));
+    s->read = 0;
+    if (s->kv)
+        s->kv->rows = 0;
+done:
+    return rc;
+}
+
+int ic_scoring_step(ic_scoring *s, int rows)
+{
+    int rc = ICAE_OK;
+    if (s->read == s->prompt.rows)
+        IC_TRY(next_span(s));
+    ic_prompt *p = &s->prompt;
+    if (!p->rows)
+        return 0;
+    int count = IC_MIN(rows, p->rows - s->read), first_scored = p->rows - (int)s->span.tokens;
+    int from = IC_MAX(s->read, first_scored), end = s->read + count;
+    if (!s->kv && count < p->rows)
+        IC_TRY(ic_kv_new(&s->kv, &s->session->model->config, s->session->act, p->rows));
+    ic_read one = {.prompt = p, .first = s->read, .count = count, .kv = s->kv};
+    one.scored = IC_MAX(0, end - from);
+    uint64_t at = s->span.first_token + (uint64_t)(from - first_scored);
+    if (one.scored) {
+        one.targets = s->ids + at;
+        one.scores = s->scores + at;
+    }
+    IC_TRY(ic_read_rows(s->session, &one, 1));
+    s->read = end;
+    s->done = at + (uint64_t)one.scored;
+    return s->done < s->slots->tokens;
+done:
+    return rc;
+}
+
+void ic_scoring_end(ic_scoring *s)
+{
+    ic_prompt_free(&s->prompt);
+    ic_kv_free(s->kv);
+    *s = (ic_scoring){0};
+}
+
 int ic_slots_score(ic_score *scores, icae_session *s, const icae_slots *slots, const int32_t *ids)
 {
     int rc = ICAE_OK;
-    ic_span span;
-    ic_prompt p = {0};
-    for (uint32_t at = 0; ic_span_at(&span, slots, at); at += span.segments) {
-        IC_TRY(ic_span_prompt(&p, s, slots, &span));
-        IC_TRY(ic_prompt_fits(&p, span.tokens, "checking the fidelity"));
-        /* the last token predicts nothing that is scored */
-        IC_TRY(ic_prompt_ids(&p, ids + span.first_token, (size_t)span.tokens - 1));
-        IC_TRY(ic_prompt_read(s, &p, 0, p.rows, NULL, ids + span.first_token, (int)span.tokens,
-                              scores + span.first_token, NULL));
-        ic_prompt_free(&p);
-    }
+    ic_scoring work = {.session = s, .slots = slots, .ids = ids, .scores = scores};
+    do {
+        IC_TRY(ic_scoring_step(&work, IC_READ_CHUNK));
+        if (s->progress && rc && s->progress(s->user, "tokens", work.done, slots->tokens)) {
+            rc = ic_fail(ICAE_ECANCELLED, "checking the fidelity was stopped");
+            goto done;
+        }
+    } while (rc > 0);
 done:
-    ic_prompt_free(&p);
+    ic_scoring_end(&work);
     return rc;
 }
 

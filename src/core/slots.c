@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 int ic_slots_new(icae_slots **out, int width, uint64_t count, uint32_t segments, ic_dtype dtype)
@@ -99,6 +100,56 @@ int icae_slots_values(float **values, const icae_slots *s)
         return ICAE_ENOMEM;
     ic_slots_get(*values, s, 0, s->count);
     return ICAE_OK;
+}
+
+int ic_slots_join(icae_slots **out, const icae_slots *a, const icae_slots *b)
+{
+    int rc = ICAE_OK;
+    icae_slots *s = NULL;
+    char both[129];
+    if (strcmp(a->base, b->base) || strcmp(a->adapter, b->adapter) || a->width != b->width ||
+        a->dtype != b->dtype)
+        return ic_fail(ICAE_EMISMATCH,
+                       "slots of base %.12s, adapter %.12s in %s do not join those of base %.12s, "
+                       "adapter %.12s in %s",
+                       a->base, a->adapter, ic_dtypes[a->dtype].name, b->base, b->adapter,
+                       ic_dtypes[b->dtype].name);
+    IC_TRY(ic_slots_new(&s, a->width, a->count + b->count, a->segments + b->segments, a->dtype));
+    size_t row = ic_row_bytes(a->dtype, (size_t)a->width);
+    memcpy(s->values, a->values, a->count * row);
+    memcpy((char *)s->values + a->count * row, b->values, b->count * row);
+    if (s->scales) {
+        memcpy(s->scales, a->scales, a->count * sizeof *s->scales);
+        memcpy(s->scales + a->count, b->scales, b->count * sizeof *s->scales);
+    }
+    memcpy(s->segment, a->segment, a->segments * sizeof *s->segment);
+    memcpy(s->segment + a->segments, b->segment, b->segments * sizeof *s->segment);
+    s->tokens = a->tokens + b->tokens;
+    s->text_size = a->text_size + b->text_size;
+    s->rate = a->rate;
+    s->span = IC_MIN(a->span, b->span);
+    memcpy(s->base, a->base, sizeof s->base);
+    memcpy(s->adapter, a->adapter, sizeof s->adapter);
+    snprintf(both, sizeof both, "%s%s", a->text_sha256, b->text_sha256);
+    IC_TRY(ic_hash_of(s->text_sha256, both, strlen(both)));
+    s->measured = a->measured && b->measured;
+    if (s->measured) {
+        s->prefix = a->prefix + (a->prefix == a->tokens ? b->prefix : 0);
+        s->doubtful_count = a->doubtful_count + b->doubtful_count;
+        s->doubtful = ic_alloc(IC_MAX(s->doubtful_count, 1), sizeof *s->doubtful);
+        if (!s->doubtful) {
+            rc = ICAE_ENOMEM;
+            goto done;
+        }
+        memcpy(s->doubtful, a->doubtful, a->doubtful_count * sizeof *s->doubtful);
+        for (size_t i = 0; i < b->doubtful_count; i++)
+            s->doubtful[a->doubtful_count + i] = b->doubtful[i] + (uint32_t)a->tokens;
+    }
+    *out = s;
+    s = NULL;
+done:
+    icae_slots_free(s);
+    return rc;
 }
 
 /* ---- what there is to tell --------------------------------------------------------------------

@@ -48,6 +48,16 @@ int ic_kv_grow(ic_kv *kv, int capacity)
     return ICAE_OK;
 }
 
+void ic_kv_copy(ic_kv *to, const ic_kv *from, int rows)
+{
+    assert(rows <= from->rows && rows <= to->capacity && to->dtype == from->dtype);
+    size_t row = (size_t)to->width * (size_t)ic_dtypes[to->dtype].bytes;
+    for (int i = 0; i < to->layers * 2; i++)
+        memcpy(to->data + (size_t)i * (size_t)to->capacity * row,
+               from->data + (size_t)i * (size_t)from->capacity * row, (size_t)rows * row);
+    to->rows = rows;
+}
+
 void ic_kv_free(ic_kv *kv)
 {
     if (!kv)

@@ -122,6 +122,8 @@ typedef struct ic_kv {
 int ic_kv_new(ic_kv **out, const ic_config *c, ic_dtype dtype, int capacity);
 int ic_kv_grow(ic_kv *kv, int capacity); /* keeps what it holds; never shrinks */
 void ic_kv_free(ic_kv *kv);
+/* The first `rows` rows of another cache of the same model; *to has room for them and holds no more. */
+void ic_kv_copy(ic_kv *to, const ic_kv *from, int rows);
 static inline void *ic_kv_at(const ic_kv *kv, int layer, int which, int row)
 {
     size_t matrix = (size_t)kv->capacity * (size_t)kv->width;
