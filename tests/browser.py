@@ -40,6 +40,7 @@ class Browser:
         self.read, self.rest, self.count = read, b"", 0
         self.complaints: list[str] = []
         self.addresses: list[str] = []
+        self.planned: dict | None = None
         self.session = None
         pages = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         self.session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
@@ -71,7 +72,11 @@ class Browser:
         return message
 
     def _note(self, method: str | None, params: dict) -> None:
-        if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+        if method == "Fetch.requestPaused" and self.planned:
+            self.send("Fetch.fulfillRequest", requestId=params["requestId"], **self.planned)
+            self.send("Fetch.disable")
+            self.planned = None
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
             self.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
         elif method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
@@ -81,17 +86,23 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.addresses.append(params["request"]["url"])
 
-    def call(self, method: str, **params) -> dict:
+    def send(self, method: str, **params) -> int:
         self.count += 1
         message = {"id": self.count, "method": method, "params": params}
         if self.session and not method.startswith(("Target.", "Browser.")):
             message["sessionId"] = self.session
-        os.write(self.write, json.dumps(message).encode() + b"\0")
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self.write, data):]
+        return self.count
+
+    def call(self, method: str, **params) -> dict:
+        number = self.send(method, **params)
         while True:
             answer = self._message(60)
             if answer is None:
                 raise RuntimeError(f"{method}: the browser does not answer")
-            if answer.get("id") == self.count:
+            if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
@@ -106,7 +117,7 @@ class Browser:
     def wait(self, condition: str, seconds: float = 60) -> None:
         """Until a JavaScript condition holds; a page that is being replaced has no answer yet."""
         end = time.monotonic() + seconds
-        while not self.run(condition):
+        while not self.run(f"Boolean({condition})"):
             if time.monotonic() > end:
                 raise AssertionError(f"after {seconds:.0f} s not yet: {condition}")
             self._message(0.05)
@@ -124,6 +135,11 @@ class Browser:
 
     def write_text(self, text: str) -> None:
         self.call("Input.insertText", text=text)
+
+    def answer_next(self, pattern: str, **response) -> None:
+        """The next request to such an address gets this response and never leaves the browser."""
+        self.planned = response
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
 
     def choose(self, selector: str, path: str) -> None:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
