@@ -343,7 +343,20 @@ def bench_list(options) -> list[dict]:
 
 
 def fill(path: Path) -> None:
-    raise SystemExit("not yet")
+    """Copies the one context and its slot file (but for its bytes, which no list reads) under new names."""
+    db = sqlite3.connect(path)
+    (id,) = db.execute("SELECT id FROM icae_contexts").fetchone()
+    columns = {t: [c[1] for c in db.execute(f"PRAGMA table_info({t})")] for t in ("icae_blobs", "icae_contexts")}
+
+    def copy(table: str, **changed: str) -> None:
+        wanted = ", ".join(changed.get(c, c) for c in columns[table])
+        db.execute(f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CONTEXTS}) "
+                   f"INSERT INTO {table} SELECT {wanted} FROM {table}, n")
+    hexadecimal = len(id) - len("ctx_")
+    copy("icae_blobs", key="printf('%064x', i)", text_sha256="printf('%064x', i)", bytes="zeroblob(500)")
+    copy("icae_contexts", id=f"printf('ctx_%0{hexadecimal}x', i)", blob="printf('%064x', i)", name="'Text number ' || i")
+    db.commit()
+    db.close()
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that what the build needs is here, and installs what is missing with apt (Debian, Ubuntu).
-# Touches no network when everything is there.
+# Touches no network when everything is there. With --tests also what only tests need; without it they are skipped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -31,6 +31,9 @@ for folder in /usr/include /usr/local/include ${CPATH:+${CPATH//:/ }} ${CMAKE_PR
     [ -e "$folder/oneapi/dnnl/dnnl.h" ] && found_dnnl=1
 done
 [ -n "$found_dnnl" ] || missing+=(libdnnl-dev)
+if [ "${1:-}" = --tests ]; then
+    command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing+=(chromium)
+fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
