@@ -383,7 +383,7 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="icae-page-") as work:
         tokens = Path(work) / "tokens"
-        tokens.write_text("a-good-token-0123456789\n")
+        tokens.write_text("tester a-good-token-0123456789\n")
         tokens.chmod(0o600)
         for folder, chosen, flags in (("open", [t for t in tests if t[0] != "token"], []),
                                       ("closed", [t for t in tests if t[0] == "token"], ["--tokens", str(tokens)])):
