@@ -61,6 +61,7 @@ check:
 
 bench: build
 	python3 bench/run.py --build $(BUILD)
+	python3 bench/serve.py --build $(BUILD)
 
 install: build
 	cmake -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(BUILD) >/dev/null

@@ -242,7 +242,7 @@ def bench_idle(options) -> list[dict]:
         for client in clients:
             client.close()
         return before, after
-    with ours(options, "--connections", str(IDLE + 50)) as server:
+    with ours(options, "--max-connections", str(IDLE + 50)) as server:
         before, after = asyncio.run(idle())
     return [line(f"idle-connections-{IDLE}", "none", after - before, "MB", wanted="< 64", resident_before=before)]
 
