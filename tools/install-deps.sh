@@ -27,8 +27,6 @@ need_library zlib zlib1g-dev
 need_library sqlite3 libsqlite3-dev
 need_library libpq libpq-dev
 need_library cmocka libcmocka-dev
-# The tests start a database server of their own.
-ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
 # oneDNN 2.6 brings no pkg-config file.
 found_dnnl=
 for folder in /usr/include /usr/local/include ${CPATH:+${CPATH//:/ }} ${CMAKE_PREFIX_PATH:+${CMAKE_PREFIX_PATH//[:;]//include }/include}; do
@@ -36,6 +34,7 @@ for folder in /usr/include /usr/local/include ${CPATH:+${CPATH//:/ }} ${CMAKE_PR
 done
 [ -n "$found_dnnl" ] || missing+=(libdnnl-dev)
 if [ "${1:-}" = --tests ]; then
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing+=(chromium)
 fi
 
