@@ -55,7 +55,7 @@ static range rounded(range r, bool zero)
     if (zero)
         r.low = fmin(r.low, 0);
     if (r.high - r.low < 1e-9 * fmax(1, fabs(r.high))) {
-        double pad = r.high ? fabs(r.high) * 0.1 : 1;
+        double pad = r.high != 0 ? fabs(r.high) * 0.1 : 1;
         bool share = r.high <= 1 && r.high >= 0;
         r.low -= pad;
         r.high = share ? fmin(1, r.high + pad) : r.high + pad;

@@ -27,12 +27,12 @@ typedef struct ic_lora_use {
     int layer, target;
 } ic_lora_use;
 
-static inline ic_lora_use ic_lora_of(const ic_lora_set *set, int layer, int target)
+static inline ic_lora_use ic_lora_of(const ic_lora_set *set, int layer, enum ic_target target)
 {
     if (!set)
         return (ic_lora_use){0};
-    const ic_lora *l = &set->lora[layer * IC_TARGETS + target];
-    return (ic_lora_use){l->a.data ? l : NULL, set, layer, target};
+    const ic_lora *l = &set->lora[layer * IC_TARGETS + (int)target];
+    return (ic_lora_use){l->a.data ? l : NULL, set, layer, (int)target};
 }
 
 /* Which results of a layer a training run keeps for the backward pass. Its `recompute` level drops
