@@ -162,17 +162,19 @@ typedef struct ic_restoration {
     ic_ids restored;
     icae_fidelity fidelity; /* with the right tokens before each */
     uint64_t slots;
+    const char *skipped; /* why the model cannot hold it: nothing else is set then; NULL: it can */
 } ic_restoration;
 
 typedef struct ic_restore_plan {
     bool (*next)(void *user, ic_restoration *r); /* fills ids, count, rate, tag; false: no more */
     int (*done)(void *user, const ic_restoration *r);
     void *user;
-    int sequences; /* at a time; 0: the engine's choice; 1: one by one */
-    bool unscored; /* leave fidelity out */
+    double
+        seconds; /* out: spent on losses and restoration, without compressing and next and done */
 } ic_restore_plan;
 
-int ic_restore_all(ic_system *s, const ic_restore_plan *plan);
+/* Restores greedily; the tokens are those of icae_restore (up to ties in the rounding of a batch). */
+int ic_restore_all(ic_system *s, ic_restore_plan *plan);
 
 /* ---- experiments ------------------------------------------------------------------------------ */
 

@@ -1,25 +1,44 @@
 /*
- * restore.c - compresses and restores many texts, decoding them together (core/engine.h).
+ * restore.c - compresses many texts and restores them greedily, together.
  *
  * A text longer than the span is restored span by span, as icae_restore does; each span is a sequence
- * of its own. Texts are prepared only a little ahead of the decoder, so memory stays bounded.
+ * of its own. What is finished leaves and the next text enters between steps.
+ *
+ * The text is known, so most of what the decoder will say is known as well. One pass over the right
+ * tokens gives the loss and what the decoder would say behind each of them: up to the first error that
+ * is the restoration. From there on every step reads the last token and a guess of what follows, and
+ * keeps of the guess what the decoder would have said itself. The result is that of greedy decoding,
+ * token by token; only the number of steps is another (Leviathan et al. 2023, arXiv 2211.17192, with
+ * the text as the draft).
  */
 #include "eval/eval.h"
 
 #include "core/fidelity.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+enum {
+    SEQUENCES = 32, /* at work at a time */
+    MOST_GUESSED = 32,
+    FIRST_GUESSED = 8,
+    WINDOW = 24, /* tokens that a guess may be off */
+};
+
 typedef struct text text;
-struct work;
 
 /* One span of one text. */
 typedef struct part {
-    ic_job job;
-    ic_prompt prompt;
-    ic_generation generation;
-    ic_ids out;
     text *of;
+    ic_prompt prompt; /* slots, [AE], what is restored; then the guess, while it is read */
+    ic_kv *kv;        /* all rows of the prompt but the last token */
+    const int32_t *known;
+    int count; /* of known */
+    ic_ids out;
+    int at;      /* known[at] is the guess of the next token */
+    int guessed; /* tokens guessed at a time */
+    bool done;
+    struct part *next;
 } part;
 
 struct text {
@@ -27,16 +46,18 @@ struct text {
     icae_slots *slots;
     part *part;
     size_t parts, left;
-    struct work *work;
-    text *next;  /* among the finished */
-    text *after; /* among all */
+    text *after; /* among all that are at work */
 };
 
 typedef struct work {
     const ic_restore_plan *plan;
-    ic_engine *engine;
-    text *finished, *all;
-    int rc;
+    icae_session *session;
+    text *all;
+    part *first, **last; /* queue of parts to be decoded */
+    int waiting;
+    part *active[SEQUENCES];
+    int count;
+    double seconds; /* spent on restoring */
 } work;
 
 static void text_free(text *t)
@@ -45,6 +66,7 @@ static void text_free(text *t)
         return;
     for (size_t i = 0; i < t->parts; i++) {
         ic_prompt_free(&t->part[i].prompt);
+        ic_kv_free(t->part[i].kv);
         ic_ids_free(&t->part[i].out);
     }
     ic_free(t->part);
@@ -53,45 +75,88 @@ static void text_free(text *t)
     ic_free(t);
 }
 
-static int take(void *user, int32_t id)
+/* ---- one token -------------------------------------------------------------------------------- */
+
+/* What the decoder says next; the token becomes a row of the prompt. */
+static int say(part *p, const icae_session *s, int32_t id)
 {
-    part *p = user;
-    return ic_ids_add(&p->out, id);
+    int rc = ICAE_OK;
+    const ic_config *c = &s->model->config;
+    for (int i = 0; i < c->eos_count; i++)
+        if (id == c->eos[i]) {
+            p->done = true;
+            return ICAE_OK;
+        }
+    IC_TRY(ic_prompt_ids(&p->prompt, &id, 1));
+    IC_TRY(ic_ids_add(&p->out, id));
+    p->done = (int)p->out.count >= p->count || p->prompt.next >= c->max_positions;
+done:
+    return rc;
 }
 
-static void finished(ic_job *job)
+/* Rows behind the first `rows` were a guess and go. */
+static void cut(part *p, int rows)
 {
-    part *p = job->user;
-    text *t = p->of;
-    work *w = t->work;
-    if (job->rc < 0 && w->rc == ICAE_OK)
-        w->rc = job->rc;
-    if (--t->left == 0) {
-        t->next = w->finished;
-        w->finished = t;
+    p->prompt.next -= p->prompt.rows - rows;
+    p->prompt.rows = rows;
+    p->kv->rows = rows;
+}
+
+/* Where the text goes on: behind the place, not far from here, that ends most like what was restored. */
+static void find_place(part *p)
+{
+    enum { ALIKE = 4 };
+    int best = p->at + 1, most = 0, made = (int)p->out.count;
+    for (int d = 0; d < 2 * WINDOW; d++) { /* the nearest first */
+        int at = p->at + 1 + (d % 2 ? -(d + 1) / 2 : d / 2), n = 0;
+        while (n < ALIKE && n < made && at - 1 - n >= 0 && at <= p->count &&
+               p->known[at - 1 - n] == p->out.ids[made - 1 - n])
+            n++;
+        if (n > most) {
+            most = n;
+            best = at;
+        }
     }
+    p->at = IC_MIN(best, p->count);
 }
 
-/* Compresses, scores, and queues the spans. */
-static int start(work *w, icae_session *s, text *t)
+/* ---- the first pass --------------------------------------------------------------------------- */
+
+/* Scores the right tokens and takes over what the decoder would have said up to its first error. */
+static int read_right(part *p, icae_session *s, ic_score *scores)
+{
+    int rc = ICAE_OK, rows = p->prompt.rows, right = 0;
+    IC_TRY(ic_kv_new(&p->kv, &s->model->config, s->act, rows + p->count));
+    IC_TRY(ic_prompt_ids(&p->prompt, p->known, (size_t)p->count - 1));
+    IC_TRY(
+        ic_prompt_read(s, &p->prompt, 0, p->prompt.rows, p->kv, p->known, p->count, scores, NULL));
+    while (right < p->count && scores[right].best == p->known[right])
+        right++;
+    int32_t next = right < p->count ? scores[right].best : 0;
+    cut(p, rows);
+    p->kv->rows = rows + IC_MIN(right, p->count - 1); /* these stay read */
+    for (int i = 0; i < right && !p->done; i++)
+        IC_TRY(say(p, s, p->known[i]));
+    p->at = right;
+    p->guessed = FIRST_GUESSED;
+    if (!p->done) {
+        IC_TRY(say(p, s, next));
+        find_place(p);
+    }
+done:
+    return rc;
+}
+
+static int make_parts(text *t, icae_session *s)
 {
     int rc = ICAE_OK;
     ic_restoration *r = &t->r;
-    ic_score *scores = NULL;
     ic_span span;
+    size_t parts = 0;
     IC_TRY(ic_compress_ids(
         &t->slots, s, &(ic_ids){(int32_t *)(uintptr_t)r->ids, (size_t)r->count, (size_t)r->count},
         &(icae_compress_options){.rate = r->rate}));
     r->slots = t->slots->count;
-    if (!w->plan->unscored) {
-        if (!(scores = ic_alloc((size_t)r->count, sizeof *scores))) {
-            rc = ICAE_ENOMEM;
-            goto done;
-        }
-        IC_TRY(ic_slots_score(scores, s, t->slots, r->ids));
-        ic_fidelity_add(&r->fidelity, scores, r->ids, (uint64_t)r->count);
-    }
-    size_t parts = 0;
     for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments)
         parts++;
     if (!(t->part = ic_alloc(parts, sizeof *t->part))) {
@@ -101,77 +166,175 @@ static int start(work *w, icae_session *s, text *t)
     for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments) {
         part *p = &t->part[t->parts++];
         p->of = t;
+        p->known = r->ids + span.first_token;
+        p->count = (int)span.tokens;
         IC_TRY(ic_span_prompt(&p->prompt, s, t->slots, &span));
         IC_TRY(ic_prompt_fits(&p->prompt, span.tokens, "restoring"));
-        p->generation =
-            (ic_generation){.expected = span.tokens, .end_of_turn = -1, .take = take, .user = p};
-        p->job = (ic_job){
-            .prompt = &p->prompt, .generation = &p->generation, .finished = finished, .user = p};
     }
-    t->left = t->parts;
-    for (size_t i = 0; i < t->parts; i++)
-        ic_engine_add(w->engine, &t->part[i].job);
+done:
+    return rc;
+}
+
+/* Compresses, scores, and queues what is still to be decoded. */
+static int start(work *w, text *t)
+{
+    int rc = ICAE_OK;
+    ic_restoration *r = &t->r;
+    ic_score *scores = ic_alloc((size_t)IC_MAX(r->count, 1), sizeof *scores);
+    if (!scores)
+        return ICAE_ENOMEM;
+    rc = make_parts(t, w->session);
+    if (rc == ICAE_ELIMIT) { /* the model cannot hold it: told, not measured */
+        r->skipped = icae_error_message();
+        rc = ICAE_OK;
+        goto done;
+    }
+    IC_TRY(rc);
+    double begin = ic_seconds();
+    for (size_t i = 0; i < t->parts; i++) {
+        part *p = &t->part[i];
+        IC_TRY(read_right(p, w->session, scores + (p->known - r->ids)));
+        if (!p->done) {
+            *w->last = p;
+            w->last = &p->next;
+            w->waiting++;
+            t->left++;
+        }
+    }
+    w->seconds += ic_seconds() - begin;
+    ic_fidelity_add(&r->fidelity, scores, r->ids, (uint64_t)r->count);
 done:
     ic_free(scores);
     return rc;
 }
 
-/* Hands out the texts that are done. */
-static int deliver(work *w)
+/* Hands out a text that is done. */
+static int deliver(work *w, text *t)
 {
-    int rc = w->rc;
-    while (w->finished) {
-        text *t = w->finished;
-        w->finished = t->next;
-        for (size_t i = 0; i < t->parts && rc == ICAE_OK; i++)
-            rc = ic_ids_append(&t->r.restored, t->part[i].out.ids, t->part[i].out.count);
-        if (rc == ICAE_OK)
-            rc = w->plan->done(w->plan->user, &t->r);
-        for (text **at = &w->all; *at; at = &(*at)->after)
-            if (*at == t) {
-                *at = t->after;
-                break;
-            }
-        text_free(t);
-    }
+    int rc = ICAE_OK;
+    for (size_t i = 0; i < t->parts && !t->r.skipped; i++)
+        IC_TRY(ic_ids_append(&t->r.restored, t->part[i].out.ids, t->part[i].out.count));
+    IC_TRY(w->plan->done(w->plan->user, &t->r));
+done:
+    for (text **at = &w->all; *at; at = &(*at)->after)
+        if (*at == t) {
+            *at = t->after;
+            break;
+        }
+    text_free(t);
     return rc;
 }
 
-int ic_restore_all(ic_system *s, const ic_restore_plan *plan)
+/* ---- a step ----------------------------------------------------------------------------------- */
+
+/* The last token and the guess behind it. targets, scores: [1 + MOST_GUESSED]. */
+static int make_read(ic_read *out, part *p, int32_t *targets, ic_score *scores)
+{
+    int n = IC_MIN(p->guessed, p->count - (int)p->out.count - 1), first = p->kv->rows;
+    n = IC_MAX(IC_MIN(n, p->count - p->at), 0);
+    memset(targets, 0, (1 + MOST_GUESSED) * sizeof *targets);
+    memcpy(targets, p->known + p->at, (size_t)n * sizeof *targets);
+    int rc = ic_prompt_ids(&p->prompt, targets, (size_t)n);
+    *out = (ic_read){.prompt = &p->prompt,
+                     .first = first,
+                     .count = p->prompt.rows - first,
+                     .kv = p->kv,
+                     .targets = targets,
+                     .scored = n + 1,
+                     .scores = scores};
+    return rc;
+}
+
+/* Keeps the guess as far as the decoder says the same, and what it says then. */
+static int keep_right(part *p, const icae_session *s, const ic_read *read)
+{
+    int rc = ICAE_OK, guessed = read->scored - 1, right = 0;
+    cut(p, read->first + read->count - guessed);
+    while (right < guessed && read->scores[right].best == read->targets[right] && !p->done)
+        IC_TRY(say(p, s, read->targets[right++]));
+    p->kv->rows = p->prompt.rows; /* all that stays was read */
+    p->at += right;
+    p->guessed =
+        right == guessed ? IC_MIN(IC_MAX(2 * guessed, 1), (int)MOST_GUESSED) : IC_MAX(right, 1);
+    if (p->done)
+        return ICAE_OK;
+    int32_t next = read->scores[right].best;
+    bool expected = p->at < p->count && p->known[p->at] == next;
+    IC_TRY(say(p, s, next));
+    if (expected)
+        p->at++;
+    else
+        find_place(p);
+done:
+    return rc;
+}
+
+static int step(work *w)
+{
+    int rc = ICAE_OK, n = 0;
+    ic_read reads[SEQUENCES];
+    int32_t targets[SEQUENCES][1 + MOST_GUESSED];
+    ic_score scores[SEQUENCES][1 + MOST_GUESSED];
+    while (w->first && w->count < SEQUENCES) {
+        w->active[w->count++] = w->first;
+        if (!(w->first = w->first->next))
+            w->last = &w->first;
+        w->waiting--;
+    }
+    double begin = ic_seconds();
+    for (int i = 0; i < w->count; i++)
+        IC_TRY(make_read(&reads[i], w->active[i], targets[i], scores[i]));
+    IC_TRY(ic_read_rows(w->session, reads, w->count));
+    for (int i = 0; i < w->count; i++)
+        IC_TRY(keep_right(w->active[i], w->session, &reads[i]));
+    w->seconds += ic_seconds() - begin;
+    for (int i = 0; i < w->count; i++) {
+        part *p = w->active[i];
+        if (!p->done)
+            w->active[n++] = p;
+        else if (--p->of->left == 0)
+            IC_TRY(deliver(w, p->of));
+    }
+    w->count = n;
+done:
+    return rc;
+}
+
+int ic_restore_all(ic_system *s, ic_restore_plan *plan)
 {
     int rc = ICAE_OK;
     bool more = true;
-    int ahead = plan->sequences ? plan->sequences : 32;
-    work w = {.plan = plan};
+    work w = {.plan = plan, .session = s->session};
+    w.last = &w.first;
     if (!s->session->adapter)
         return ic_fail(ICAE_EINVAL, "restoring needs an adapter");
-    IC_TRY(ic_engine_new(&w.engine, s->session, &(ic_engine_options){.sequences = ahead}));
-    while (more || ic_engine_load(w.engine)) {
-        while (more && ic_engine_load(w.engine) < ahead + (ahead > 1 ? 4 : 0)) {
+    while (more || w.count + w.waiting) {
+        while (more && w.count + w.waiting < SEQUENCES) {
             text *t = ic_alloc(1, sizeof *t);
             if (!t) {
                 rc = ICAE_ENOMEM;
                 goto done;
             }
-            t->work = &w;
             t->after = w.all;
             w.all = t;
-            if ((more = plan->next(plan->user, &t->r))) {
-                IC_TRY(start(&w, s->session, t));
-            } else {
+            if (!(more = plan->next(plan->user, &t->r))) {
                 w.all = t->after;
                 text_free(t);
+                break;
             }
+            IC_TRY(start(&w, t));
+            if (!t->left)
+                IC_TRY(deliver(&w, t));
         }
-        IC_TRY(ic_engine_step(w.engine));
-        IC_TRY(deliver(&w));
+        if (w.count + w.waiting)
+            IC_TRY(step(&w));
     }
+    plan->seconds = w.seconds;
 done:
     while (w.all) {
         text *t = w.all;
         w.all = t->after;
         text_free(t);
     }
-    ic_engine_free(w.engine);
     return rc;
 }
