@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Our speed beside the peers', measured in turn on the same machine, shapes and threads.
 
-    bench/run.py [--shapes small110m llama1b] [--tasks compress decode prefill load] [--threads 2]
+    bench/run.py [--shapes small110m llama1b] [--tasks compress decode prefill load eval] [--threads 2]
                  [--build build] [--peers build/peers] [--models build/bench-models] [--repeats 5] [--rounds 2]
 
 Prints one JSON line a comparison and a table at the end. `ours` and `peer` are medians (tokens a second;
 seconds for load, MB for memory; higher is better except for those two), `ratio` is ours / peer,
 `share_of_limit` ours against the machine (see bench_icae.c). The peers need their own Python environment:
 bench/peers/setup.sh makes it; without it only our own numbers are printed. Model files with random
-weights are written on first use.
+weights are written on first use. `eval` has no shape: the bundled model measures 200 texts of 512 tokens
+(bench_eval.c); its "peer" is restoring them one by one.
 """
 
 from __future__ import annotations
@@ -86,6 +87,25 @@ def compare(options, shape: str, name: str, peer_name: str, peer_arguments: list
     return lines
 
 
+def evaluation(options) -> list[dict]:
+    """Restoration in an evaluation against one text and one token after the other."""
+    # yielding threads: what else runs on the machine then costs its share, not a multiple of it
+    runs = [last_json([str(options.build / "bench_eval"), "200", "512", str(options.threads)],
+                      {"GOMP_SPINCOUNT": "1000"}) for _ in range(options.rounds)]
+    runs = [r for r in runs if r]
+    if not runs:
+        return []
+    lines = [{"name": "eval/bundled", "against": "one by one", "ours": median(runs, "tokens_per_second"),
+              "peer": median(runs, "one_by_one"), "ratio": round(median(runs, "ratio"), 3), "unit": "tokens/s"},
+             {"name": "eval-whole/bundled", "against": "one by one", "ours": median(runs, "seconds"), "peer":
+              median(runs, "seconds") * median(runs, "whole_ratio"), "ratio": round(1 / median(runs, "whole_ratio"), 3),
+              "unit": "s"},
+             {"name": "eval-memory/bundled", "against": "-", "ours": median(runs, "peak_rss_mb"), "unit": "MB"}]
+    for line in lines:
+        print(json.dumps(line), flush=True)
+    return lines
+
+
 def write_models(options, shape: str) -> bool:
     """The folder of random weights, by the peers' own writer."""
     folder = options.models / f"{shape}-bf16"
@@ -111,7 +131,8 @@ def table(lines: list[dict]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["small110m", "llama1b"])
-    parser.add_argument("--tasks", nargs="+", choices=COMPARISONS, default=["compress", "decode", "prefill", "load"])
+    parser.add_argument("--tasks", nargs="+", choices=[*COMPARISONS, "eval"],
+                        default=["compress", "decode", "prefill", "load", "eval"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
@@ -119,11 +140,12 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, default=ROOT / "build/peers")
     parser.add_argument("--models", type=Path, default=ROOT / "build/bench-models")
     options = parser.parse_args()
-    lines = []
-    for shape in options.shapes:
+    lines = evaluation(options) if "eval" in options.tasks else []
+    shaped = [name for name in options.tasks if name != "eval"]
+    for shape in options.shapes if shaped else []:
         if not write_models(options, shape):
             return 1
-        for name in options.tasks:
+        for name in shaped:
             for comparison in COMPARISONS[name]:
                 lines += compare(options, shape, name, *comparison)
     table(lines)

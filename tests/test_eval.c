@@ -74,6 +74,7 @@ static void test_stats(void **state)
     assert_float_equal(ic_stats_quantile(&s, 0.5), 3, 1e-12);
     assert_float_equal(ic_stats_quantile(&s, 0.1), 1.4, 1e-12);
     assert_float_equal(ic_stats_quantile(&s, 1), 5, 1e-12);
+    assert_float_equal(ic_stats_half(&s), 1.3859038F, 1e-5F); /* 1.96 sqrt(2.5 / 5) */
     ic_stats_free(&s);
     double low, high;
     ic_wilson(&low, &high, 50, 100); /* as tables print it */
@@ -310,6 +311,9 @@ static icae_eval_options run_options(const char *out, watch *w)
 static char *without_latency(const char *path)
 {
     ic_buffer b = read_file(path);
+    char *key = strstr(b.data, "\"section\":\"latency\""), *after = key ? strchr(key, '}') : NULL;
+    assert_non_null(after);
+    memmove(key, after, strlen(after) + 1);
     char *at = strstr(b.data, "\"id\":\"latency\""),
          *end = at ? strstr(at, "\"id\":\"span\"") : NULL;
     assert_non_null(end);
@@ -362,6 +366,118 @@ static void test_run(void **state)
     ic_buffer_free(&html);
     reports[1] = SUITE;
     assert_int_equal(icae_eval_compare(in_folder("both.html"), reports, 2), ICAE_EFORMAT);
+}
+
+/* An adapter that serves two rates: every figure at both, and at those alone that the suite names. */
+static void test_rates(void **state)
+{
+    (void)state;
+    watch w = {.left = -1};
+    icae_model *model;
+    icae_adapter *adapter;
+    MUST(icae_model_open(&model, NULL, NULL));
+    MUST(icae_adapter_open(&adapter, NULL, model, NULL));
+    adapter->rates[0] = 4;
+    adapter->rates[1] = 8;
+    adapter->rates_count = 2;
+    MUST(icae_adapter_save(adapter, in_folder("rates.safetensors")));
+    icae_adapter_free(adapter);
+    icae_model_free(model);
+    icae_eval_options o = run_options(in_folder("rates"), &w);
+    char file[128];
+    snprintf(file, sizeof file, "%s", in_folder("rates.safetensors"));
+    const icae_eval_system systems[] = {{.adapter = file}};
+    o.systems = systems;
+    o.system_count = 1;
+    o.samples = 2;
+    o.suite = write_text("rates.json", "{\"rates\":[8,4,16],\"autoencoding\":{\"lengths\":[32]},"
+                                       "\"continuation\":{\"contexts\":[32],\"tokens\":8},"
+                                       "\"instruct\":{\"max_tokens\":2}}");
+    MUST(icae_eval(&o));
+    ic_buffer csv = read_file(in_folder("rates/report.csv"));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,1,Slots,8"));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,2,Slots,4"));
+    assert_non_null(strstr(csv.data, "continuation,By length of context,2,Rate,8"));
+    assert_non_null(strstr(csv.data, "instruct,By what the decoder reads,2,Reads,Slots at 8"));
+    assert_non_null(strstr(csv.data, "by F1\",4,Reads,Slots at 8"));
+    assert_non_null(strstr(csv.data, "systems,Systems,2,Rate,8"));
+    ic_buffer_free(&csv);
+    ic_buffer html = read_file(in_folder("rates/report.html"));
+    assert_non_null(strstr(html.data, "does not serve 16\u00d7"));
+    ic_buffer_free(&html);
+    o.suite = write_text("rates8.json", "{\"rates\":[8],\"autoencoding\":{\"lengths\":[32]}}");
+    o.out = in_folder("rates8");
+    MUST(icae_eval(&o));
+    csv = read_file(in_folder("rates8/report.csv"));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,1,Slots,4"));
+    assert_null(strstr(csv.data, "autoencoding,By length and rate,2,"));
+    ic_buffer_free(&csv);
+}
+
+/* Losses behind text and behind slots are the reference's, position by position. Slots are kept as bf16,
+ * the reference's are not. */
+static void test_perplexity(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"llama", "llama-spread", "qwen3-spread-proportional"};
+    for (size_t i = 0; i < IC_COUNT(cases); i++) {
+        char *path = golden_path(ICAE_TEST_DIR "/golden", cases[i]);
+        char *file = golden_path(path, "golden.safetensors"),
+             *adapter = golden_path(path, "icae.safetensors");
+        ic_json *facts = golden_json(path, "golden.json"),
+                *icae = (ic_json *)(uintptr_t)ic_json_get(facts, "icae");
+        ic_safetensors golden;
+        ic_system s = {.name = "golden"};
+        ic_score scores[64];
+        size_t n, nc, count;
+        double rows;
+        MUST(ic_safetensors_open(&golden, file));
+        MUST(icae_model_open(&s.model, path, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
+        MUST(icae_adapter_open(
+            &s.adapter, adapter, s.model,
+            &(icae_adapter_options){.k = (int)ic_record_number(icae, "mem_size"),
+                                    .rate = (float)ic_record_number(icae, "rate"),
+                                    .alpha = (float)ic_record_number(icae, "lora_alpha"),
+                                    .positions = ic_json_string(ic_json_get(icae, "positions")),
+                                    .slots = ic_json_string(ic_json_get(icae, "slots")),
+                                    .lm_token = true}));
+        MUST(icae_session_new(&s.session, s.model, s.adapter, NULL));
+        s.model->config.bos = -1; /* the reference puts none before these ids */
+        const int32_t *ids = golden_ids(&golden, "plain.input_ids", &n);
+        float *nll = golden_floats(&golden, "plain.nll", &count);
+        MUST(ic_score_text(scores, &s, ids, 20, ids + 20, (int)n - 20));
+        double sum = 0, all = 0;
+        for (size_t k = 20; k < count; k++) {
+            golden_limit(cases[i], "loss behind text", fabs((double)(scores[k - 20].nll - nll[k])),
+                         1e-4);
+            sum += (double)nll[k];
+        }
+        golden_limit(
+            cases[i], "perplexity",
+            fabs(exp(ic_mean_loss(scores, (int)count - 20)) / exp(sum / (double)(count - 20)) - 1),
+            1e-4);
+        ic_free(nll);
+        const int32_t *context = golden_ids(&golden, "lm_token.context", &nc),
+                      *after = golden_ids(&golden, "lm_token.after", &n);
+        nll = golden_floats(&golden, "lm_token.nll", &count);
+        MUST(ic_score_slots(scores, &rows, &s, 0, context, (int)nc, after + 1, (int)n - 1));
+        size_t skip = n - 1 - count; /* tokens that the reference gives without a loss */
+        for (size_t k = 0; k < count; k++) {
+            double mine = (double)scores[skip - 1 + k].nll;
+            golden_limit(cases[i], "loss behind slots", fabs(mine - (double)nll[k]), 5e-2);
+            all += mine - (double)nll[k];
+        }
+        golden_limit(cases[i], "mean loss behind slots", fabs(all / (double)count), 1e-2);
+        ic_free(nll);
+        icae_session_free(s.session);
+        icae_adapter_free(s.adapter);
+        icae_model_free(s.model);
+        ic_safetensors_close(&golden);
+        ic_json_free(facts);
+        ic_free(path);
+        ic_free(file);
+        ic_free(adapter);
+    }
 }
 
 /* Two systems: the pairs and the summary have both. */
@@ -432,15 +548,58 @@ static void test_refusals(void **state)
     assert_non_null(strstr(json.data, "measured on 0 samples of the 4 asked for"));
     assert_non_null(strstr(json.data, "there are no questions"));
     ic_buffer_free(&json);
+    json = read_file(in_folder("short/report.html"));
+    assert_non_null(strstr(json.data, "<td class=\"n few\">only 0</td>"));
+    ic_buffer_free(&json);
+}
+
+/* Texts, contexts and questions longer than the model: left out and said, not an error. */
+static void test_too_long(void **state)
+{
+    (void)state;
+    watch w = {.left = -1};
+    ic_buffer text = {0};
+    while (text.size < 60000)
+        MUST(ic_buffer_addf(&text, "The ship went on and on over the sea, and nobody saw land. "));
+    ic_buffer line = {0};
+    MUST(ic_buffer_addf(&line, "{\"context\":\"%s\",\"prompt\":\"Where?\",\"answer\":\"At sea\"}\n",
+                        text.data));
+    const char *texts[] = {write_text("long.txt", text.data), write_text("long.jsonl", line.data)};
+    icae_eval_options o = run_options(in_folder("long"), &w);
+    o.texts = texts;
+    o.text_count = 2;
+    o.suite = write_text("long.json",
+                         "{\"samples\":1,\"autoencoding\":{\"lengths\":[16,5000]},\"continuation\":"
+                         "{\"contexts\":[32,5000],\"tokens\":16},\"instruct\":{\"max_tokens\":2},"
+                         "\"latency\":{\"shapes\":[[1,5000]],\"tokens\":2,\"repeats\":1},"
+                         "\"span\":{\"lengths\":[5000],\"tokens\":16}}");
+    MUST(icae_eval(&o));
+    ic_buffer csv = read_file(in_folder("long/report.csv")),
+              html = read_file(in_folder("long/report.html"));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,1,Samples,1"));
+    assert_non_null(strstr(csv.data, "autoencoding,By length and rate,2,Samples,0"));
+    assert_non_null(strstr(csv.data, "continuation,By length of context,2,Samples,0"));
+    assert_non_null(strstr(csv.data, "instruct,By what the decoder reads,1,Questions,0"));
+    assert_non_null(strstr(csv.data, "instruct,By what the decoder reads,3,Questions,1"));
+    assert_non_null(strstr(html.data,
+                           "5000 tokens: measured on 0 samples of the 1 asked for: the text "
+                           "has 5000 tokens"));
+    assert_non_null(strstr(html.data, "1 x 5000: left out"));
+    assert_non_null(strstr(html.data, "cannot hold 5000 tokens"));
+    ic_buffer_free(&csv);
+    ic_buffer_free(&html);
+    ic_buffer_free(&text);
+    ic_buffer_free(&line);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stats),    cmocka_unit_test(test_journal),
-        cmocka_unit_test(test_data),     cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_run),      cmocka_unit_test(test_systems),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_stats),      cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_data),       cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_perplexity), cmocka_unit_test(test_run),
+        cmocka_unit_test(test_rates),      cmocka_unit_test(test_systems),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_too_long),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -5,6 +5,7 @@
 #include "eval/eval.h"
 
 #include <math.h>
+#include <stdio.h>
 
 /* Questions that both systems answered from slots. */
 static int compare(ic_eval *e, ic_verdicts *v, const ic_system *a, const ic_system *b)
@@ -12,9 +13,9 @@ static int compare(ic_eval *e, ic_verdicts *v, const ic_system *a, const ic_syst
     int rc = ICAE_OK;
     char key[256];
     for (size_t i = 0; i < e->data.questions; i++) {
-        ic_key_answer(key, a, "slots", i);
+        ic_key_answer(key, a, "slots", a->adapter->rate, i);
         const ic_json *x = ic_journal_get(e->journal, key);
-        ic_key_answer(key, b, "slots", i);
+        ic_key_answer(key, b, "slots", b->adapter->rate, i);
         const ic_json *y = ic_journal_get(e->journal, key);
         if (!x || !y)
             continue;
@@ -66,6 +67,16 @@ int ic_experiment_ablations(ic_eval *e)
                             e->options->judge ? judge : "ROUGE-L");
         }
     ic_report_table_end(r);
+    ic_report_chart(r, "stack", "Pairs of systems", "", "win|tie|lose");
+    n = 0;
+    for (size_t i = 0; i < e->systems; i++)
+        for (size_t k = i + 1; k < e->systems; k++) {
+            char name[200];
+            snprintf(name, sizeof name, "%.90s against %.90s", e->system[i].name,
+                     e->system[k].name);
+            ic_verdicts_stack(r, name, &v[n++]);
+        }
+    ic_report_chart_end(r);
     if (!e->options->judge)
         ic_report_note(r, "No judge was named: a win is a higher ROUGE-L against the reference "
                           "answer, which is a "

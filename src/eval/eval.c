@@ -56,6 +56,59 @@ uint64_t ic_suite_samples(const ic_eval *e, const char *experiment)
     return (uint64_t)ic_suite_int(e, experiment, "samples", (int)e->samples);
 }
 
+/* ---- systems and figures ---------------------------------------------------------------------- */
+
+size_t ic_eval_rates(float out[IC_RATES], const ic_eval *e, const ic_system *s)
+{
+    const icae_adapter *a = s->adapter;
+    const ic_json *list = ic_json_get(e->suite, "rates");
+    size_t n = 0, kept = 0;
+    out[n++] = a->rate;
+    for (int i = 0; i < a->rates_count && n < IC_RATES; i++)
+        if (fabsf(a->rates[i] - a->rate) > 1e-6f)
+            out[n++] = a->rates[i];
+    if (!ic_json_first(list))
+        return n;
+    for (size_t k = 0; k < n; k++)
+        for (const ic_json *i = ic_json_first(list); i; i = ic_json_next(i))
+            if (fabs(ic_json_number(i, 0) - (double)out[k]) < 1e-6) {
+                out[kept++] = out[k];
+                break;
+            }
+    return kept;
+}
+
+uint64_t ic_eval_slots(const icae_adapter *a, float rate, uint64_t tokens)
+{
+    uint64_t n = 0;
+    int segments = ic_segment_count(a, rate, tokens);
+    for (int i = 0; i < segments; i++)
+        n += (uint64_t)ic_segment_slots(a, rate, ic_segment_tokens(a, rate, tokens, i));
+    return n;
+}
+
+void ic_eval_label(char out[128], const ic_eval *e, const ic_system *s, float rate)
+{
+    float rates[IC_RATES];
+    if (ic_eval_rates(rates, e, s) > 1)
+        snprintf(out, 128, "%.100s, %g\u00d7", s->name, (double)rate);
+    else
+        snprintf(out, 128, "%.120s", s->name);
+}
+
+void ic_eval_highlight(ic_eval *e, const char *section, const char *title, char *value,
+                       char *detail)
+{
+    if (!value || !detail)
+        e->report.rc = ICAE_ENOMEM;
+    if (value && detail && e->highlights < IC_HIGHLIGHTS) {
+        e->highlight[e->highlights++] = (ic_highlight){section, title, value, detail};
+        return;
+    }
+    ic_free(value);
+    ic_free(detail);
+}
+
 int ic_eval_progress(ic_eval *e, const char *what, uint64_t done, uint64_t total)
 {
     const icae_session_options *o = &e->options->session;

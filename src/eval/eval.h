@@ -22,6 +22,8 @@ typedef struct ic_stats {
 int ic_stats_add(ic_stats *s, double value);     /* values that are not finite are left out */
 double ic_stats_mean(const ic_stats *s);         /* NaN if there are none */
 double ic_stats_quantile(ic_stats *s, double q); /* linear interpolation; sorts */
+double
+ic_stats_half(const ic_stats *s); /* half the 95% interval of the mean (normal); NaN below 2 */
 void ic_stats_free(ic_stats *s);
 /* 95% interval of a share k / n (Wilson). */
 void ic_wilson(double *low, double *high, uint64_t k, uint64_t n);
@@ -52,17 +54,27 @@ void ic_report_table(ic_report *r, const char *title, const char *columns);
 /* A row: one letter a cell, s const char *, n double, i uint64_t. */
 void ic_report_row(ic_report *r, const char *types, ...);
 void ic_report_table_end(ic_report *r);
-/* kind: "line" (points), "box" (five numbers and a mean), "bar". */
+/* kind: "line" (points, perhaps with a band), "box" (five numbers and a mean), "bar", "stack" (parts one
+ * behind the other, named "a|b|c" in y). */
 void ic_report_chart(ic_report *r, const char *kind, const char *title, const char *x,
                      const char *y);
 void ic_report_series(ic_report *r, const char *name);
 void ic_report_point(ic_report *r, double x, double y);
+void ic_report_band(ic_report *r, double x, double y, double low, double high); /* a point */
 void ic_report_series_end(ic_report *r);
 void ic_report_box(ic_report *r, const char *label, ic_stats *s);
 void ic_report_bar(ic_report *r, const char *label, double value, double low, double high);
+void ic_report_stack(ic_report *r, const char *label, const double *parts, size_t count);
 void ic_report_chart_end(ic_report *r);
 /* Ten bars over 0 … 1, each the share of values in it. */
 void ic_report_histogram(ic_report *r, const char *title, const char *x, const ic_stats *s);
+/* A figure that the summary shows first. */
+typedef struct ic_highlight {
+    const char *section, *title;
+    char *value, *detail; /* "0.991", "512 tokens in 128 slots, 200 samples" */
+} ic_highlight;
+
+void ic_report_highlights(ic_report *r, const ic_highlight *list, size_t count);
 void ic_report_diff(ic_report *r, const char *title, const char *reference, const char *restored);
 
 /* ---- journal (journal.c) ---------------------------------------------------------------------- */
@@ -114,6 +126,11 @@ typedef struct ic_system {
     ic_ids *ids; /* [documents], made when first asked for */
 } ic_system;
 
+enum {
+    IC_RATES = 9,      /* that an adapter serves at most */
+    IC_HIGHLIGHTS = 24 /* in a summary at most */
+};
+
 typedef struct ic_eval {
     const icae_eval_options *options;
     ic_json *suite;
@@ -124,6 +141,8 @@ typedef struct ic_eval {
     ic_report report;
     uint64_t samples, seed;
     bool judging; /* there is a judge and it answers */
+    ic_highlight highlight[IC_HIGHLIGHTS];
+    size_t highlights;
 } ic_eval;
 
 /* Pieces of `length` tokens of the documents of a set (NULL: of all), chosen by the seed; *out is the
@@ -147,9 +166,38 @@ const char *ic_record_text(const ic_json *record, const char *key);
 int ic_suite_int(const ic_eval *e, const char *experiment, const char *key, int otherwise);
 size_t ic_suite_ints(int *out, size_t capacity, const ic_eval *e, const char *experiment,
                      const char *key);
+/* Rates to measure a system at: all that its adapter serves, its own first; or those of them that the
+ * suite names under "rates". */
+size_t ic_eval_rates(float out[IC_RATES], const ic_eval *e, const ic_system *s);
+/* Slots that a text of so many tokens becomes. */
+uint64_t ic_eval_slots(const icae_adapter *a, float rate, uint64_t tokens);
+/* "bundled", or "bundled, 8×" if it is measured at several rates. */
+void ic_eval_label(char out[128], const ic_eval *e, const ic_system *s, float rate);
+/* Takes `value` and `detail` over. What is too much for a summary is left out. */
+void ic_eval_highlight(ic_eval *e, const char *section, const char *title, char *value,
+                       char *detail);
 /* Samples of an experiment: its own, or the run's. */
 uint64_t ic_suite_samples(const ic_eval *e, const char *experiment);
 int ic_eval_decode(ic_buffer *out, const ic_system *s, const int32_t *ids, size_t count);
+
+/* ---- scoring continuations (score.c) ---------------------------------------------------------- */
+
+/* Scores of ids[0 … n-1], from ic_first_scored on, behind `tokens` tokens of context as text (none: behind
+ * bos alone) or as slots at a rate (0: the adapter's); *rows: slots. ICAE_ELIMIT if the model cannot hold
+ * it. */
+int ic_score_text(ic_score *scores, ic_system *s, const int32_t *context, int tokens,
+                  const int32_t *ids, int n);
+int ic_score_slots(ic_score *scores, double *rows, ic_system *s, float rate, const int32_t *context,
+                   int tokens, const int32_t *ids, int n);
+/* 1 without a bos token: then nothing predicts the first token of a text that has no context, and it is
+ * left out everywhere. */
+int ic_first_scored(const ic_system *s);
+double ic_mean_loss(const ic_score *scores, int count); /* nats a token */
+
+/* A record of numbers; or, for ICAE_ELIMIT, of why there are none (other codes are returned). */
+int ic_record_keep(ic_eval *e, const char *key, const char *const *names, const double *values,
+                   size_t n);
+int ic_record_skip(ic_eval *e, const char *key, int rc);
 
 /* ---- restoring many texts (restore.c) --------------------------------------------------------- */
 
@@ -176,22 +224,47 @@ typedef struct ic_restore_plan {
 /* Restores greedily; the tokens are those of icae_restore (up to ties in the rounding of a batch). */
 int ic_restore_all(ic_system *s, ic_restore_plan *plan);
 
+/* ---- one entry of a table of restorations (cells.c) ------------------------------------------- */
+
+typedef struct ic_cell {
+    ic_system *s;
+    const char *set; /* of documents; "=patterned" and "=random" are made; NULL: all */
+    float rate;
+    int length;
+    uint64_t wanted;
+    char name[128]; /* in charts: system, and rate if it has several */
+    /* out */
+    size_t pieces, count; /* samples there are; measured */
+    const char *why;      /* some were not */
+    double slots;
+    ic_stats bleu, prefix, loss, accuracy;
+    ic_bleu corpus;
+} ic_cell;
+
+int ic_cell_measure(ic_eval *e, ic_cell *c);
+void ic_cell_shortfall(ic_eval *e, const ic_cell *c); /* a note, if count < wanted */
+const ic_json *ic_cell_record(const ic_eval *e, const ic_cell *c, size_t i); /* NULL: skipped */
+double ic_cell_corpus_bleu(const ic_cell *c);
+void ic_cell_free(ic_cell *c);
+
 /* ---- experiments ------------------------------------------------------------------------------ */
 
 int ic_experiment_autoencoding(ic_eval *e); /* autoencoding.c: also facts and diffs */
-int ic_experiment_content(ic_eval *e);
+int ic_experiment_content(ic_eval *e);      /* content.c */
 int ic_experiment_continuation(ic_eval *e); /* continuation.c */
-int ic_experiment_span(ic_eval *e);
-int ic_experiment_instruct(ic_eval *e);  /* instruct.c */
-int ic_experiment_ablations(ic_eval *e); /* ablations.c */
-int ic_experiment_systems(ic_eval *e);   /* systems.c: from records of the others */
-int ic_experiment_latency(ic_eval *e);   /* latency.c */
+int ic_experiment_span(ic_eval *e);         /* span.c */
+int ic_experiment_instruct(ic_eval *e);     /* instruct.c */
+int ic_experiment_ablations(ic_eval *e);    /* ablations.c */
+int ic_experiment_systems(ic_eval *e);      /* systems.c: from records of the others */
+int ic_experiment_latency(ic_eval *e);      /* latency.c */
 
 /* Keys of records that more than one experiment reads. */
 void ic_key_autoencoding(char key[256], const ic_system *s, const char *set, int length, float rate,
                          size_t i);
-void ic_key_continuation(char key[256], const ic_system *s, int context, size_t i);
-void ic_key_answer(char key[256], const ic_system *s, const char *from, size_t question);
+void ic_key_continuation(char key[256], const ic_system *s, int context, float rate, size_t i);
+/* from: "full", "none", "summary", or "slots" at a rate. */
+void ic_key_answer(char key[256], const ic_system *s, const char *from, float rate,
+                   size_t question);
 
 /* ---- judging (judge.c, http.c) ---------------------------------------------------------------- */
 
@@ -204,6 +277,7 @@ int ic_judge_pair(ic_eval *e, ic_verdicts *v, const ic_question *q, const char *
                   const char *second);
 void ic_verdicts_row(ic_report *r, const char *first, const char *second, const ic_verdicts *v,
                      const char *by);
+void ic_verdicts_stack(ic_report *r, const char *name, const ic_verdicts *v); /* win|tie|lose */
 extern const char *const ic_verdict_columns;
 
 /* One POST of JSON. *status: of HTTP; *wait: seconds that Retry-After names, or -1. ICAE_EIO if the
@@ -220,6 +294,7 @@ int ic_html_write(ic_buffer *out, const ic_json *const *reports, const char *con
 int ic_svg_chart(ic_buffer *out, const ic_json *const *charts, const char *const *names,
                  size_t count);
 int ic_csv_write(ic_buffer *out, const ic_json *report);
+extern const char ic_report_style[]; /* style.c */
 /* Text with &, <, > and quotes escaped. */
 int ic_html_escape(ic_buffer *out, const char *text, size_t size);
 

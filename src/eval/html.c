@@ -11,69 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char style[] =
-    ":root{color-scheme:light "
-    "dark;--bg:#fbfaf7;--card:#fff;--ink:#1e2227;--soft:#626a73;--line:#e3e0d8;--grid:#ebe8e1;"
-    "--note:#fff4d6;--noteline:#d9a400;--del:#ffdcd7;--delink:#94231a;--ins:#d8f0dc;--insink:#"
-    "15602a;"
-    "--s0:#2f6fb3;--s1:#c8662b;--s2:#3a8f5c;--s3:#9a4fa3;--s4:#b8902a;--s5:#3d95a3;--s6:#b8476b;--"
-    "s7:#6a6f78}\n"
-    "@media(prefers-color-scheme:dark){:root{--bg:#15181c;--card:#1d2126;--ink:#e4e6e8;--soft:#"
-    "9aa3ad;--line:#323840;"
-    "--grid:#2a2f36;--note:#332b13;--noteline:#c79a1d;--del:#4d211d;--delink:#ffb4a9;--ins:#173a22;"
-    "--insink:#9fdcb0;"
-    "--s0:#6fa8dc;--s1:#e8935e;--s2:#71bf8e;--s3:#c78bd0;--s4:#d9b85c;--s5:#72c3cf;--s6:#e282a0;--"
-    "s7:#a8aeb8}}\n"
-    "*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 "
-    "system-ui,sans-serif}\n"
-    "main{max-width:1080px;margin:0 auto;padding:1.5rem 1rem "
-    "4rem}h1{font-size:1.7rem;line-height:1.2;margin:0 0 .3rem}"
-    "h2{font-size:1.25rem;margin:2.6rem 0 .3rem;padding-top:.6rem;border-top:1px solid var(--line)}"
-    "h3{font-size:.95rem;margin:1.3rem 0 .4rem}p.lead{color:var(--soft);margin:.2rem 0 "
-    ".8rem;max-width:46rem}\n"
-    "nav{display:flex;flex-wrap:wrap;gap:.4rem;margin:1rem 0}nav "
-    "a{color:var(--ink);text-decoration:none;border:1px solid "
-    "var(--line);background:var(--card);border-radius:1rem;padding:.1rem .75rem;font-size:.88rem}\n"
-    ".wrap{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:.5rem}"
-    "table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.35rem .7rem;text-align:left;border-bottom:1px solid "
-    "var(--line);white-space:nowrap}"
-    "tr:last-child "
-    "td{border-bottom:0}th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:"
-    "bottom;"
-    "line-height:1.25}td.n,th.n{text-align:right}td.w{white-space:normal;min-width:15rem}"
-    "td:first-child,th:first-child{position:sticky;left:0;background:var(--card)}\n"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:"
-    "1rem;margin:1rem 0;"
-    "align-items:start}"
-    "figure{margin:0;background:var(--card);border:1px solid "
-    "var(--line);border-radius:.5rem;padding:.8rem .8rem .6rem}"
-    "figcaption{font-weight:600;font-size:.9rem;margin-bottom:.3rem}figcaption "
-    "small{color:var(--soft);font-weight:400}"
-    "svg{display:block;width:100%;height:auto}svg text{font:13.5px "
-    "system-ui,sans-serif;fill:var(--soft)}"
-    "svg .inside text{fill:var(--card);font-weight:600}svg .value text{fill:var(--ink)}"
-    ".grid{stroke:var(--grid)}polyline{fill:none;stroke-width:2}.box{fill-opacity:.25;stroke-width:"
-    "1.5}"
-    ".median{stroke-width:2.5}.mean{fill:var(--ink)}.error{stroke:var(--ink);stroke-width:1.5;"
-    "stroke-opacity:.75}"
-    ".legend{display:flex;flex-wrap:wrap;gap:.15rem "
-    ".9rem;font-size:.8rem;color:var(--soft);padding-top:.3rem}"
-    ".legend "
-    "i{display:inline-block;width:.9rem;height:.2rem;margin-right:.35rem;vertical-align:middle}\n"
-    ".note{background:var(--note);border-left:4px solid "
-    "var(--noteline);border-radius:.25rem;padding:.45rem .8rem;"
-    "margin:.5rem 0;font-size:.88rem;overflow-wrap:anywhere}"
-    "details{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.5rem "
-    ".9rem;margin:.5rem 0}"
-    "summary{cursor:pointer;font-size:.9rem;font-weight:600}"
-    ".diff{white-space:pre-wrap;overflow-wrap:anywhere;font:.88rem/1.6 "
-    "ui-serif,Georgia,serif;margin:.6rem 0 .3rem}"
-    "del{background:var(--del);color:var(--delink)}ins{background:var(--ins);color:var(--insink);"
-    "text-decoration:none}"
-    ".facts{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}.facts "
-    "code{font-size:.8rem}\n";
-
 int ic_html_escape(ic_buffer *out, const char *text, size_t size)
 {
     int rc = ICAE_OK;
@@ -208,10 +145,29 @@ done:
     return rc;
 }
 
+/* What stands in the column of that name; NaN: there is none. */
+static double number_in(const ic_json *table, const ic_json *row, const char *name)
+{
+    const ic_json *column = ic_json_first(ic_json_get(table, "columns"));
+    for (const ic_json *v = ic_json_first(row); v && column;
+         v = ic_json_next(v), column = ic_json_next(column))
+        if (!strcmp(text_of(column, "name"), name))
+            return ic_json_number(v, (double)NAN);
+    return (double)NAN;
+}
+
+static bool counts_samples(const ic_json *column)
+{
+    const char *name = text_of(column, "name");
+    return !strcmp(name, "Samples") || !strcmp(name, "Questions") || !strcmp(name, "Judged");
+}
+
+/* A number of samples that is less than asked for says so. */
 static int table_row(ic_buffer *out, const ic_json *table, const ic_json *row, const char *name)
 {
     int rc = ICAE_OK;
     const ic_json *column = ic_json_first(ic_json_get(table, "columns"));
+    double asked = number_in(table, row, "Asked");
     IC_TRY(ic_buffer_addf(out, "<tr>"));
     if (*name) {
         IC_TRY(ic_buffer_addf(out, "<td>"));
@@ -219,8 +175,13 @@ static int table_row(ic_buffer *out, const ic_json *table, const ic_json *row, c
         IC_TRY(ic_buffer_addf(out, "</td>"));
     }
     for (const ic_json *v = ic_json_first(row); v && column;
-         v = ic_json_next(v), column = ic_json_next(column))
-        IC_TRY(cell(out, v, column));
+         v = ic_json_next(v), column = ic_json_next(column)) {
+        double n = counts_samples(column) ? ic_json_number(v, (double)NAN) : (double)NAN;
+        if (n < asked)
+            IC_TRY(ic_buffer_addf(out, "<td class=\"n few\">only %.0f</td>", n));
+        else
+            IC_TRY(cell(out, v, column));
+    }
     IC_TRY(ic_buffer_addf(out, "</tr>\n"));
 done:
     return rc;
@@ -319,6 +280,8 @@ static int chart(page *p, const ic_json *item)
     int rc = ICAE_OK;
     const char *y = text_of(item, "y"), *x = text_of(item, "x");
     bool line = !strcmp(text_of(item, "chart"), "line");
+    if (strchr(y, '|')) /* names of parts: the legend has them */
+        y = "";
     IC_TRY(ic_buffer_addf(p->out, "<figure><figcaption>"));
     IC_TRY(escape(p->out, text_of(item, "title")));
     if (*y || !line) {
@@ -333,6 +296,32 @@ static int chart(page *p, const ic_json *item)
     IC_TRY(ic_buffer_addf(p->out, "</figcaption>"));
     IC_TRY(ic_svg_chart(p->out, p->match, p->names, p->count));
     IC_TRY(ic_buffer_addf(p->out, "</figure>\n"));
+done:
+    return rc;
+}
+
+/* The most telling figures, each a link to where it comes from. */
+static int figures(page *p, const ic_json *item, const char *name)
+{
+    int rc = ICAE_OK;
+    if (*name) {
+        IC_TRY(ic_buffer_addf(p->out, "<h3>"));
+        IC_TRY(escape(p->out, name));
+        IC_TRY(ic_buffer_addf(p->out, "</h3>"));
+    }
+    IC_TRY(ic_buffer_addf(p->out, "<div class=\"tiles\">\n"));
+    for (const ic_json *f = ic_json_first(ic_json_get(item, "figures")); f; f = ic_json_next(f)) {
+        IC_TRY(ic_buffer_addf(p->out, "<a class=\"tile\" href=\"#"));
+        IC_TRY(escape(p->out, text_of(f, "section")));
+        IC_TRY(ic_buffer_addf(p->out, "\"><span>"));
+        IC_TRY(escape(p->out, text_of(f, "title")));
+        IC_TRY(ic_buffer_addf(p->out, "</span><b>"));
+        IC_TRY(escape(p->out, text_of(f, "value")));
+        IC_TRY(ic_buffer_addf(p->out, "</b><small>"));
+        IC_TRY(escape(p->out, text_of(f, "detail")));
+        IC_TRY(ic_buffer_addf(p->out, "</small></a>\n"));
+    }
+    IC_TRY(ic_buffer_addf(p->out, "</div>\n"));
 done:
     return rc;
 }
@@ -384,7 +373,9 @@ static int section(page *p, const char *id)
             if (is_chart && !ic_json_count(ic_json_get(item, "series")))
                 continue;
             IC_TRY(grid(p, is_chart));
-            if (is_chart)
+            if (is_kind(item, "figures"))
+                IC_TRY(figures(p, item, name));
+            else if (is_chart)
                 IC_TRY(chart(p, item));
             else if (shared)
                 IC_TRY(table(p->out, p->match, p->names, p->count));
@@ -490,13 +481,15 @@ int ic_html_write(ic_buffer *out, const ic_json *const *reports, const char *con
                                "charset=\"utf-8\">\n<meta name=\"viewport\" "
                                "content=\"width=device-width,initial-scale=1\">\n<title>ICAE "
                                "evaluation</title>\n<style>\n"));
-    IC_TRY(ic_buffer_add(out, style, strlen(style)));
+    IC_TRY(ic_buffer_add(out, ic_report_style, strlen(ic_report_style)));
     for (int i = 0; i < 8; i++)
         IC_TRY(ic_buffer_addf(
             out,
             ".c%d{stroke:var(--s%d);fill:var(--s%d)}polyline.c%d{fill:none}.f%d{fill:var(--s%d)}"
             ".k%d{background:var(--s%d)}",
             i, i, i, i, i, i, i, i));
+    for (int i = 0; i < 4; i++)
+        IC_TRY(ic_buffer_addf(out, ".p%d{fill:var(--p%d)}.q%d{background:var(--p%d)}", i, i, i, i));
     IC_TRY(ic_buffer_addf(out,
                           "\n</style></head>\n<body><main><h1>How much do the slots keep?</h1>\n"));
     for (size_t i = 0; i < count; i++)

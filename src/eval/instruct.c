@@ -2,21 +2,39 @@
  * instruct.c - answers to questions about a context (ICAE §4.2.2): from its slots, the full text,
  * nothing, or a text summary as long as the slots; scored against a reference and by a judge.
  */
-#include "eval/eval.h"
+#include "eval/instruct.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS, FULL, NONE, SUMMARY, SOURCES };
-static const char *const sources[] = {"slots", "full", "none", "summary"};
-static const char *const source_titles[] = {"Slots", "Full context", "No context",
-                                            "Summary of equal size"};
-
-void ic_key_answer(char key[256], const ic_system *s, const char *from, size_t question)
+void ic_key_answer(char key[256], const ic_system *s, const char *from, float rate, size_t question)
 {
-    (void)ic_eval_key(key, "qa|%s|%s|%zu", s->name, from, question);
+    if (strcmp(from, "slots"))
+        (void)ic_eval_key(key, "qa|%s|%s|%zu", s->name, from, question);
+    else
+        (void)ic_eval_key(key, "qa|%s|%s@%g|%zu", s->name, from, (double)rate, question);
+}
+
+static const char *const source_keys[] = {"slots", "full", "none", "summary", "summary text"};
+
+const ic_json *ic_answer(const ic_eval *e, const ic_system *s, ic_reading r, size_t question)
+{
+    char key[256];
+    ic_key_answer(key, s, source_keys[r.source], r.rate, question);
+    return ic_journal_get(e->journal, key);
+}
+
+size_t ic_readings_of(ic_reading out[IC_READINGS], const ic_eval *e, const ic_system *s)
+{
+    float rate[IC_RATES];
+    size_t n = ic_eval_rates(rate, e, s);
+    for (size_t i = 0; i < n; i++)
+        out[i] = (ic_reading){IC_FROM_SLOTS, rate[i]};
+    for (ic_source k = IC_FROM_FULL; k <= IC_FROM_SUMMARY; k++)
+        out[n++] = (ic_reading){k, 0};
+    return n;
 }
 
 /* One question on its way through the decoder. */
@@ -26,7 +44,7 @@ typedef struct ask {
     ic_generation g;
     ic_ids out;
     size_t question;
-    int source; /* SOURCES: the summary itself is written */
+    ic_reading reads;
     double loss;
     bool ready, done;
     struct ask *next;
@@ -37,6 +55,8 @@ typedef struct run {
     ic_system *s;
     const size_t *chosen; /* questions */
     size_t count, total, made;
+    const ic_reading *reads;
+    size_t readings;
     int max_tokens;
 } run;
 
@@ -61,30 +81,22 @@ static void ask_free(ask *a)
 
 /* ---- prompts ---------------------------------------------------------------------------------- */
 
-static uint64_t slots_of_text(uint64_t tokens, const icae_adapter *a)
-{
-    uint64_t n = 0;
-    int segments = ic_segment_count(a, a->rate, tokens);
-    for (int i = 0; i < segments; i++)
-        n += (uint64_t)ic_segment_slots(a, a->rate, ic_segment_tokens(a, a->rate, tokens, i));
-    return n;
-}
-
 /* A summary that was given, cut to `limit` tokens; or the one that the base wrote. */
 static int summary_text(ic_buffer *out, run *r, const ic_question *q, size_t question)
 {
     int rc = ICAE_OK;
-    char key[256];
     ic_ids ids = {0}, context = {0};
     if (!q->summary) {
-        ic_key_answer(key, r->s, "summary text", question);
-        const char *s = ic_record_text(ic_journal_get(r->e->journal, key), "answer");
+        const ic_json *made = ic_answer(r->e, r->s, (ic_reading){IC_SUMMARY_TEXT, 0}, question);
+        const char *s = ic_record_text(made, "answer"), *skipped = ic_record_text(made, "skipped");
+        if (*skipped)
+            return ic_fail(ICAE_ELIMIT, "no summary: %s", skipped);
         return ic_buffer_add(out, s, strlen(s));
     }
     IC_TRY(ic_session_tokenize(&context, r->s->session, q->context, strlen(q->context)));
     IC_TRY(ic_tokenizer_encode_untrusted(&ids, r->s->model->tokenizer, q->summary,
                                          strlen(q->summary), false));
-    size_t limit = (size_t)slots_of_text(context.count, r->s->adapter);
+    size_t limit = (size_t)ic_eval_slots(r->s->adapter, r->s->adapter->rate, context.count);
     IC_TRY(ic_eval_decode(out, r->s, ids.ids, IC_MIN(ids.count, limit)));
 done:
     ic_ids_free(&ids);
@@ -103,18 +115,19 @@ static int make_prompt(run *r, ask *a)
     const char *prompt = q->prompt;
     size_t parts = 1;
     uint64_t max_tokens = (uint64_t)r->max_tokens;
-    if (a->source == SLOTS) {
-        IC_TRY(icae_compress(&slots, r->s->session, q->context, strlen(q->context), NULL));
+    if (a->reads.source == IC_FROM_SLOTS) {
+        IC_TRY(icae_compress(&slots, r->s->session, q->context, strlen(q->context),
+                             &(icae_compress_options){.rate = a->reads.rate}));
         part.slots = slots;
-    } else if (a->source == NONE) {
+    } else if (a->reads.source == IC_FROM_NONE) {
         parts = 0;
-    } else if (a->source == SUMMARY) {
+    } else if (a->reads.source == IC_FROM_SUMMARY) {
         IC_TRY(summary_text(&text, r, q, a->question));
         part = (icae_part){.text = text.data ? text.data : "", .size = text.size};
         parts = text.size > 0;
-    } else if (a->source == SOURCES) {
+    } else if (a->reads.source == IC_SUMMARY_TEXT) {
         IC_TRY(ic_session_tokenize(&ids, r->s->session, q->context, strlen(q->context)));
-        max_tokens = slots_of_text(ids.count, r->s->adapter);
+        max_tokens = ic_eval_slots(r->s->adapter, r->s->adapter->rate, ids.count);
         prompt = "Summarize the text above, keeping its facts.";
     }
     IC_TRY(ic_ask_prompt(&a->prompt, r->s->session, &part, parts, prompt));
@@ -169,11 +182,6 @@ done:
 
 /* ---- records ---------------------------------------------------------------------------------- */
 
-static const char *source_key(const ask *a)
-{
-    return a->source == SOURCES ? "summary text" : sources[a->source];
-}
-
 /* `skipped`: why there is no answer. */
 static int keep(run *r, const ask *a, const char *skipped)
 {
@@ -202,7 +210,7 @@ static int keep(run *r, const ask *a, const char *skipped)
     }
     ic_report_close(&w, '}');
     IC_TRY(w.rc);
-    ic_key_answer(key, r->s, source_key(a), a->question);
+    ic_key_answer(key, r->s, source_keys[a->reads.source], a->reads.rate, a->question);
     IC_TRY(ic_journal_put(r->e->journal, key, &w.json));
     IC_TRY(ic_eval_progress(r->e, "answers", ++r->made, r->total));
 done:
@@ -215,7 +223,7 @@ done:
 static int start(run *r, ask *a)
 {
     int rc = make_prompt(r, a);
-    if (rc == ICAE_OK && a->source != SOURCES)
+    if (rc == ICAE_OK && a->reads.source != IC_SUMMARY_TEXT)
         rc = score_reference(r, a);
     if (rc == ICAE_ELIMIT)
         return keep(r, a, icae_error_message());
@@ -223,31 +231,48 @@ static int start(run *r, ask *a)
     return rc;
 }
 
-static bool wanted(run *r, size_t at, int first, ask *a)
+/* Sets question and reading number `at`; false: there is a record, or the summary was given. */
+static bool wanted(run *r, size_t at, ask *a)
 {
-    char key[256];
-    int per = first == SOURCES ? 1 : SOURCES;
-    a->question = r->chosen[at / (size_t)per];
-    a->source = first == SOURCES ? SOURCES : (int)(at % (size_t)per);
-    if (a->source == SOURCES && r->e->data.question[a->question].summary)
+    a->question = r->chosen[at / r->readings];
+    a->reads = r->reads[at % r->readings];
+    if (a->reads.source == IC_SUMMARY_TEXT && r->e->data.question[a->question].summary)
         return false;
-    ic_key_answer(key, r->s, source_key(a), a->question);
-    return !ic_journal_get(r->e->journal, key);
+    return !ic_answer(r->e, r->s, a->reads, a->question);
 }
 
-/* Asks everything that has no record yet. `first` SOURCES: writes the summaries. */
-static int ask_all(run *r, int first)
+/* Keeps the answers that are finished and drops them from the list. */
+static int sweep(run *r, ask **list)
+{
+    int rc = ICAE_OK;
+    for (ask **p = list; *p;) {
+        ask *a = *p;
+        if (a->ready && !a->done) {
+            p = &a->next;
+            continue;
+        }
+        if (a->done)
+            IC_TRY(a->job.rc < 0 ? a->job.rc : keep(r, a, NULL));
+        *p = a->next;
+        ask_free(a);
+    }
+done:
+    return rc;
+}
+
+/* Asks everything that has no record yet. */
+static int ask_all(run *r)
 {
     enum { AHEAD = 36 };
     int rc = ICAE_OK;
     ic_engine *engine = NULL;
     ask *list = NULL;
-    size_t total = r->count * (first == SOURCES ? 1 : SOURCES), at = 0;
-    r->total = total;
+    size_t at = 0;
+    r->total = r->count * r->readings;
     r->made = 0;
     IC_TRY(ic_engine_new(&engine, r->s->session, NULL));
-    while (at < total || ic_engine_load(engine)) {
-        for (; at < total && ic_engine_load(engine) < AHEAD; at++) {
+    while (at < r->total || ic_engine_load(engine)) {
+        for (; at < r->total && ic_engine_load(engine) < AHEAD; at++) {
             ask *a = ic_alloc(1, sizeof *a);
             if (!a) {
                 rc = ICAE_ENOMEM;
@@ -255,7 +280,7 @@ static int ask_all(run *r, int first)
             }
             a->next = list;
             list = a;
-            if (!wanted(r, at, first, a)) {
+            if (!wanted(r, at, a)) {
                 r->made++;
                 continue;
             }
@@ -264,17 +289,7 @@ static int ask_all(run *r, int first)
                 ic_engine_add(engine, &a->job);
         }
         IC_TRY(ic_engine_step(engine));
-        for (ask **p = &list; *p;) {
-            ask *a = *p;
-            if (a->ready && !a->done) {
-                p = &a->next;
-                continue;
-            }
-            if (a->done)
-                IC_TRY(a->job.rc < 0 ? a->job.rc : keep(r, a, NULL));
-            *p = a->next;
-            ask_free(a);
-        }
+        IC_TRY(sweep(r, &list));
     }
 done:
     while (list) {
@@ -286,110 +301,20 @@ done:
     return rc;
 }
 
-/* ---- figures ---------------------------------------------------------------------------------- */
+/* ---- the experiment --------------------------------------------------------------------------- */
 
-static int answer_row(ic_eval *e, const ic_system *s, const size_t *chosen, size_t count,
-                      int source)
+/* `count` questions, drawn by the seed. */
+static void choose(size_t *chosen, const ic_eval *e, size_t count)
 {
-    static const char *const names[] = {"rougeL", "rouge1", "rouge2", "exact",
-                                        "f1",     "loss",   "rows"};
-    int rc = ICAE_OK;
-    char key[256];
-    ic_stats v[IC_COUNT(names)] = {{0}};
-    uint64_t n = 0;
+    size_t all = e->data.questions;
+    for (size_t i = 0; i < all; i++)
+        chosen[i] = i;
     for (size_t i = 0; i < count; i++) {
-        ic_key_answer(key, s, sources[source], chosen[i]);
-        const ic_json *r = ic_journal_get(e->journal, key);
-        if (*ic_record_text(r, "skipped"))
-            continue;
-        n++;
-        for (size_t k = 0; k < IC_COUNT(names); k++)
-            IC_TRY(ic_stats_add(&v[k], ic_record_number(r, names[k])));
+        size_t j = i + (size_t)(ic_random_unit(e->seed, IC_STREAM_MIX, i) * (double)(all - i));
+        size_t t = chosen[i];
+        chosen[i] = chosen[j];
+        chosen[j] = t;
     }
-    ic_report_row(&e->report, "ssinnnnnnn", s->name, source_titles[source], n, ic_stats_mean(&v[6]),
-                  ic_stats_mean(&v[1]), ic_stats_mean(&v[2]), ic_stats_mean(&v[0]),
-                  ic_stats_mean(&v[3]), ic_stats_mean(&v[4]), ic_stats_mean(&v[5]));
-done:
-    for (size_t k = 0; k < IC_COUNT(names); k++)
-        ic_stats_free(&v[k]);
-    return rc;
-}
-
-/* What could not be asked, said beside the table. */
-static void say_skipped(ic_eval *e, const ic_system *s, const size_t *chosen, size_t count,
-                        int source)
-{
-    char key[256], what[192];
-    uint64_t n = 0;
-    const char *why = "";
-    for (size_t i = 0; i < count; i++) {
-        ic_key_answer(key, s, sources[source], chosen[i]);
-        const char *skipped = ic_record_text(ic_journal_get(e->journal, key), "skipped");
-        n += !*skipped;
-        why = *skipped ? skipped : why;
-    }
-    snprintf(what, sizeof what, "%s, %s", s->name, source_titles[source]);
-    ic_eval_shortfall(e, what, n, count, why);
-}
-
-/* Verdicts on the answers from slots against others', or against the reference (other SOURCES). */
-static int judge_against(ic_verdicts *v, ic_eval *e, ic_system *s, const size_t *chosen,
-                         size_t count, int other)
-{
-    int rc = ICAE_OK;
-    char key[256];
-    for (size_t i = 0; i < count && e->judging; i++) {
-        const ic_question *q = &e->data.question[chosen[i]];
-        ic_key_answer(key, s, sources[SLOTS], chosen[i]);
-        const ic_json *a = ic_journal_get(e->journal, key), *b = NULL;
-        if (other != SOURCES) {
-            ic_key_answer(key, s, sources[other], chosen[i]);
-            b = ic_journal_get(e->journal, key);
-        }
-        if (*ic_record_text(a, "skipped") || *ic_record_text(b, "skipped"))
-            continue;
-        IC_TRY(ic_judge_pair(e, v, q, ic_record_text(a, "answer"),
-                             b ? ic_record_text(b, "answer") : q->answer));
-        IC_TRY(ic_eval_progress(e, "judgements", i + 1, count));
-    }
-    v->failed = count - v->win - v->lose - v->tie;
-done:
-    return rc;
-}
-
-static int judge_all(ic_eval *e, const size_t *chosen, size_t count)
-{
-    enum { OTHERS = 3 };
-    static const int others[OTHERS] = {FULL, SUMMARY, SOURCES};
-    int rc = ICAE_OK;
-    uint64_t missing = 0;
-    ic_report *r = &e->report;
-    ic_verdicts *v = ic_alloc(e->systems * OTHERS, sizeof *v);
-    if (!v)
-        return ICAE_ENOMEM;
-    for (size_t i = 0; i < e->systems * OTHERS; i++) {
-        IC_TRY(judge_against(&v[i], e, &e->system[i / OTHERS], chosen, count, others[i % OTHERS]));
-        missing += v[i].failed;
-    }
-    ic_report_table(r, "Judged pairs", ic_verdict_columns);
-    for (size_t i = 0; i < e->systems * OTHERS; i++) {
-        char first[160];
-        int other = others[i % OTHERS];
-        snprintf(first, sizeof first, "%s, slots", e->system[i / OTHERS].name);
-        ic_verdicts_row(r, first, other == SOURCES ? "Reference answer" : source_titles[other],
-                        &v[i], e->options->judge_model ? e->options->judge_model : "judge");
-    }
-    ic_report_table_end(r);
-    ic_report_note(r, "Each pair is judged in both orders; who is preferred once and rated equal "
-                      "or preferred the "
-                      "other time wins, contradictions are ties. On par is win or tie, with its "
-                      "95%% interval (Wilson).");
-    ic_eval_shortfall(e, "Judged pairs", e->systems * OTHERS * count - missing,
-                      e->systems * OTHERS * count,
-                      "the judge gave no usable verdict on the others, or there was no answer");
-done:
-    ic_free(v);
-    return rc;
 }
 
 int ic_experiment_instruct(ic_eval *e)
@@ -398,47 +323,25 @@ int ic_experiment_instruct(ic_eval *e)
     uint64_t asked = ic_suite_samples(e, "instruct");
     size_t count = IC_MIN((size_t)asked, e->data.questions);
     size_t *chosen = ic_alloc(e->data.questions + 1, sizeof *chosen);
-    ic_report *r = &e->report;
+    static const ic_reading summary = {IC_SUMMARY_TEXT, 0};
     if (!chosen)
         return ICAE_ENOMEM;
-    for (size_t i = 0; i < e->data.questions; i++)
-        chosen[i] = i;
-    for (size_t i = 0; i < count; i++) {
-        size_t j = i + (size_t)(ic_random_unit(e->seed, IC_STREAM_MIX, i) *
-                                (double)(e->data.questions - i));
-        size_t t = chosen[i];
-        chosen[i] = chosen[j];
-        chosen[j] = t;
-    }
+    choose(chosen, e, count);
     for (size_t i = 0; i < e->systems; i++) {
+        ic_reading reads[IC_READINGS];
         run all = {.e = e,
                    .s = &e->system[i],
                    .chosen = chosen,
                    .count = count,
+                   .reads = &summary,
+                   .readings = 1,
                    .max_tokens = ic_suite_int(e, "instruct", "max_tokens", 64)};
-        IC_TRY(ask_all(&all, SOURCES));
-        IC_TRY(ask_all(&all, 0));
+        IC_TRY(ask_all(&all));
+        all.reads = reads;
+        all.readings = ic_readings_of(reads, e, all.s);
+        IC_TRY(ask_all(&all));
     }
-    ic_report_section(r, "instruct", "Questions",
-                      "Answers from the slots of a context, from the full text, from nothing, and "
-                      "from a text summary of as many "
-                      "tokens as there are slots. ROUGE is rouge-score's F without stemmer, exact "
-                      "match and F1 are SQuAD's, loss is "
-                      "that of the reference answer and its end. Decoding is greedy.");
-    ic_eval_shortfall(e, "Questions", count, asked, "the files have no more questions");
-    ic_report_table(
-        r, "By what the decoder reads",
-        "System|Reads|Questions:0|Rows:0|ROUGE-1:4|ROUGE-2:4|ROUGE-L:4|Exact match:4|F1:4|Loss:4");
-    for (size_t i = 0; i < e->systems; i++)
-        for (int k = 0; k < SOURCES; k++)
-            IC_TRY(answer_row(e, &e->system[i], chosen, count, k));
-    ic_report_table_end(r);
-    for (size_t i = 0; i < e->systems; i++)
-        for (int k = 0; k < SOURCES; k++)
-            say_skipped(e, &e->system[i], chosen, count, k);
-    if (e->options->judge && count)
-        IC_TRY(judge_all(e, chosen, count));
-    ic_report_section_end(r);
+    IC_TRY(ic_report_answers(e, chosen, count, asked));
 done:
     ic_free(chosen);
     return rc;

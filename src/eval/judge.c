@@ -15,20 +15,42 @@
 
 enum { TRIES = 5, NONSENSE_TRIES = 2 };
 
-const char *const ic_verdict_columns = "System 1|System 2|By|Asked:0|Judged:0|Win %:1|Lose %:1|Tie "
-                                       "%:1|On par %:1|from:1|to:1|Win / lose:1";
+const char *const ic_verdict_columns =
+    "System 1|System 2|By|Asked:0|Judged:0|Win %:1|win from:1|win to:1|Lose %:1|lose from:1|lose "
+    "to:1|Tie %:1|On par %:1|on par from:1|on par to:1|Win / lose:1";
+
+/* k of n in percent and its interval. */
+static void share(double v[3], uint64_t k, uint64_t n)
+{
+    v[0] = v[1] = v[2] = (double)NAN;
+    if (!n)
+        return;
+    ic_wilson(&v[1], &v[2], k, n);
+    v[0] = 100 * (double)k / (double)n;
+    v[1] *= 100;
+    v[2] *= 100;
+}
 
 void ic_verdicts_row(ic_report *r, const char *first, const char *second, const ic_verdicts *v,
                      const char *by)
 {
     uint64_t n = v->win + v->lose + v->tie;
-    double low, high, m = n ? (double)n : (double)NAN;
-    ic_wilson(&low, &high, v->win + v->tie, n);
-    ic_report_row(r, "sssiinnnnnnn", first, second, by, n + v->failed, n, 100 * (double)v->win / m,
-                  100 * (double)v->lose / m, 100 * (double)v->tie / m,
-                  100 * (double)(v->win + v->tie) / m, n ? 100 * low : (double)NAN,
-                  n ? 100 * high : (double)NAN,
+    double win[3], lose[3], tie[3], par[3];
+    share(win, v->win, n);
+    share(lose, v->lose, n);
+    share(tie, v->tie, n);
+    share(par, v->win + v->tie, n);
+    ic_report_row(r, "sssiinnnnnnnnnnn", first, second, by, n + v->failed, n, win[0], win[1],
+                  win[2], lose[0], lose[1], lose[2], tie[0], par[0], par[1], par[2],
                   v->lose ? (double)v->win / (double)v->lose : (double)NAN);
+}
+
+void ic_verdicts_stack(ic_report *r, const char *name, const ic_verdicts *v)
+{
+    double n = (double)(v->win + v->lose + v->tie);
+    if (n > 0)
+        ic_report_stack(r, name,
+                        (double[]){(double)v->win / n, (double)v->tie / n, (double)v->lose / n}, 3);
 }
 
 static const char instructions[] = "You compare two answers to a question about a text. The better "

@@ -73,9 +73,9 @@ static int time_prompts(times *t, ic_system *s, ic_prompt *prompt, int count, in
     return rc;
 }
 
-/* One shape once: texts[i] of `length` ids. */
-static int measure_once(times *full, times *slots, ic_system *s, const int32_t *const *texts,
-                        int count, int length, int tokens)
+/* One shape once; texts [count, length]. */
+static int measure_once(times *full, times *slots, ic_system *s, const int32_t *texts, int count,
+                        int length, int tokens)
 {
     int rc = ICAE_OK;
     const int32_t mark = IC_LM;
@@ -87,12 +87,13 @@ static int measure_once(times *full, times *slots, ic_system *s, const int32_t *
     }
     for (int i = 0; i < count; i++) {
         ic_prompt_begin(&a[i], s->session);
-        IC_TRY(ic_prompt_ids(&a[i], texts[i], (size_t)length));
+        IC_TRY(ic_prompt_ids(&a[i], texts + (size_t)i * (size_t)length, (size_t)length));
         IC_TRY(ic_prompt_fits(&a[i], (uint64_t)tokens, "the text"));
     }
     double start = ic_seconds();
     for (int i = 0; i < count; i++) {
-        ic_ids ids = {(int32_t *)(uintptr_t)texts[i], (size_t)length, (size_t)length};
+        int32_t *text = (int32_t *)(uintptr_t)texts + (size_t)i * (size_t)length;
+        ic_ids ids = {text, (size_t)length, (size_t)length};
         IC_TRY(ic_compress_ids(&made[i], s->session, &ids, &(icae_compress_options){0}));
     }
     slots->compress = ic_seconds() - start;
@@ -126,7 +127,7 @@ static double median(ic_stats *s)
 }
 
 /* The median of some repetitions, each figure by itself. */
-static int measure(times out[2], ic_system *s, const int32_t *const *texts, int count, int length,
+static int measure(times out[2], ic_system *s, const int32_t *texts, int count, int length,
                    int tokens, int repeats)
 {
     int rc = ICAE_OK;
@@ -148,94 +149,101 @@ done:
     return rc;
 }
 
-/* When compression pays, in words. */
-static void break_even(char text[256], const times t[2], int tokens)
+/* Uses of the same slots after which compressing has paid; NaN: never. */
+static double questions_to_pay(const times t[2])
 {
     double full = t[0].first + t[0].decode, slots = t[1].first + t[1].decode;
-    double per_full = t[0].decode / IC_MAX(tokens - 1, 1),
-           per_slots = t[1].decode / IC_MAX(tokens - 1, 1);
-    char questions[96], output[96];
-    if (full > slots)
-        snprintf(questions, sizeof questions, "after %.0f question%s on the same text",
-                 ceil(t[1].compress / (full - slots)),
-                 ceil(t[1].compress / (full - slots)) > 1 ? "s" : "");
-    else
-        snprintf(questions, sizeof questions, "never by reuse: slots are not read faster here");
-    double lead = t[1].compress + t[1].first - t[0].first;
-    if (lead <= 0)
-        snprintf(output, sizeof output, "for a single use at once");
-    else if (per_full > per_slots)
-        snprintf(output, sizeof output, "for a single use from %.0f output tokens on",
-                 ceil(lead / (per_full - per_slots)));
-    else
-        snprintf(output, sizeof output, "for a single use never");
-    snprintf(text, 256, "%s; %s", questions, output);
+    return full > slots ? ceil(t[1].compress / (full - slots)) : (double)NAN;
 }
 
-/* Texts of a shape, used again if there are too few. */
-static int shape_texts(const int32_t ***out, ic_eval *e, ic_system *s, int count, int length)
+/* Output tokens from which on a single use pays; NaN: never. */
+static double tokens_to_pay(const times t[2], int tokens)
+{
+    double more = IC_MAX(tokens - 1, 1), per_token = (t[0].decode - t[1].decode) / more;
+    double lead = t[1].compress + t[1].first - t[0].first;
+    if (lead <= 0)
+        return 1;
+    return per_token > 0 ? ceil(lead / per_token) + 1 : (double)NAN;
+}
+
+static void say_when(char text[256], double questions, double output)
+{
+    char first[96], second[96];
+    if (isfinite(questions))
+        snprintf(first, sizeof first, "after %.0f question%s on the same text", questions,
+                 questions > 1 ? "s" : "");
+    else
+        snprintf(first, sizeof first, "never by reuse: slots are not read faster here");
+    if (!isfinite(output))
+        snprintf(second, sizeof second, "for a single use never");
+    else if (output <= 1)
+        snprintf(second, sizeof second, "for a single use at once");
+    else
+        snprintf(second, sizeof second, "for a single use from %.0f output tokens on", output);
+    snprintf(text, 256, "%s; %s", first, second);
+}
+
+/* `count` texts of `length` ids, cut from all documents one behind the other, from the start again if they
+ * are used up: what they say does not matter here. *out: the caller's, one block. */
+static int shape_texts(int32_t **out, ic_eval *e, ic_system *s, int count, int length)
 {
     int rc = ICAE_OK;
-    size_t got;
+    size_t got, total = (size_t)count * (size_t)length, n = 0;
     ic_piece *piece = NULL;
-    const int32_t **texts = NULL;
-    *out = NULL;
-    IC_TRY(ic_eval_pieces(&piece, &got, e, s, NULL, length, (uint64_t)count));
-    if (!got)
+    int32_t *ids = NULL;
+    enum { PIECE = 32 };
+    IC_TRY(ic_eval_pieces(&piece, &got, e, s, NULL, PIECE, total / PIECE + 1));
+    if (!got) {
+        rc = ic_fail(ICAE_ELIMIT, "there is no text of %d tokens", PIECE);
         goto done;
-    if (!(texts = ic_alloc((size_t)count, sizeof *texts))) {
+    }
+    if (!(ids = ic_alloc(total, sizeof *ids))) {
         rc = ICAE_ENOMEM;
         goto done;
     }
-    for (size_t i = 0; i < (size_t)count; i++)
-        texts[i] = piece[i % got].ids;
-    *out = texts;
+    for (; n < total; n++)
+        ids[n] = piece[n / PIECE % got].ids[n % PIECE];
+    *out = ids;
+    ids = NULL;
 done:
     ic_free(piece);
+    ic_free(ids);
     return rc;
+}
+
+static int keep(ic_eval *e, const char *key, const times t[2], int repeats)
+{
+    static const char *const names[] = {"full_first",  "full_decode",  "compress",
+                                        "slots_first", "slots_decode", "repeats"};
+    const double v[] = {t[0].first, t[0].decode, t[1].compress, t[1].first, t[1].decode, repeats};
+    return ic_record_keep(e, key, names, v, IC_COUNT(names));
 }
 
 static int shape(ic_eval *e, ic_system *s, int count, int length, int tokens)
 {
-    int rc = ICAE_OK;
+    int rc = ICAE_OK, repeats = IC_MAX(ic_suite_int(e, "latency", "repeats", 3), 1);
     times t[2];
-    char key[256], when[256], progress[96];
-    const int32_t **texts = NULL;
-    ic_report w = {0};
+    char key[256], progress[96];
+    int32_t *texts = NULL;
     IC_TRY(ic_eval_key(key, "latency|%s|%d|%d|%d", s->name, count, length, tokens));
-    if (!ic_journal_get(e->journal, key)) {
-        IC_TRY(shape_texts(&texts, e, s, count, length));
-        if (!texts) {
-            ic_report_note(&e->report, "%s, %d x %d: left out, no text is that long.", s->name,
-                           count, length);
-            goto done;
-        }
-        snprintf(progress, sizeof progress, "latency of %d x %d", count, length);
-        IC_TRY(ic_eval_progress(e, progress, 0, 1));
-        rc = measure(t, s, texts, count, length, tokens, ic_suite_int(e, "latency", "repeats", 3));
-        if (rc == ICAE_ELIMIT || rc == ICAE_ENOMEM) {
-            ic_report_note(&e->report, "%s, %d x %d: left out: %s.", s->name, count, length,
-                           icae_error_message());
-            rc = ICAE_OK;
-            goto done;
-        }
-        IC_TRY(rc);
-        break_even(when, t, tokens);
-        ic_report_open(&w, NULL, '{');
-        ic_report_number(&w, "full_first", t[0].first);
-        ic_report_number(&w, "full_decode", t[0].decode);
-        ic_report_number(&w, "compress", t[1].compress);
-        ic_report_number(&w, "slots_first", t[1].first);
-        ic_report_number(&w, "slots_decode", t[1].decode);
-        ic_report_text(&w, "pays", when);
-        ic_report_close(&w, '}');
-        IC_TRY(w.rc);
-        IC_TRY(ic_journal_put(e->journal, key, &w.json));
-        IC_TRY(ic_eval_progress(e, progress, 1, 1));
+    if (ic_journal_get(e->journal, key))
+        return ICAE_OK;
+    snprintf(progress, sizeof progress, "latency of %d x %d", count, length);
+    IC_TRY(ic_eval_progress(e, progress, 0, 1));
+    rc = shape_texts(&texts, e, s, count, length);
+    if (rc == ICAE_OK)
+        rc = measure(t, s, texts, count, length, tokens, repeats);
+    if (rc == ICAE_ELIMIT || rc == ICAE_ENOMEM) {
+        ic_report_note(&e->report, "%s, %d x %d: left out: %s.", s->name, count, length,
+                       icae_error_message());
+        rc = ICAE_OK;
+        goto done;
     }
+    IC_TRY(rc);
+    IC_TRY(keep(e, key, t, repeats));
+    IC_TRY(ic_eval_progress(e, progress, 1, 1));
 done:
     ic_free(texts);
-    ic_buffer_free(&w.json);
     return rc;
 }
 
@@ -256,21 +264,76 @@ static size_t shapes_of(int out[MOST][2], const ic_eval *e)
     return n;
 }
 
-static void row(ic_eval *e, const ic_system *s, int count, int length, int tokens)
+/* The record of a shape; false: it was left out. */
+static bool times_of(times t[2], double *repeats, const ic_eval *e, const ic_system *s,
+                     const int shape[2], int tokens)
 {
-    char key[256], name[64];
-    (void)ic_eval_key(key, "latency|%s|%d|%d|%d", s->name, count, length, tokens);
+    char key[256];
+    (void)ic_eval_key(key, "latency|%s|%d|%d|%d", s->name, shape[0], shape[1], tokens);
     const ic_json *r = ic_journal_get(e->journal, key);
-    if (!r)
+    t[0] = (times){0, ic_record_number(r, "full_first"), ic_record_number(r, "full_decode")};
+    t[1] = (times){ic_record_number(r, "compress"), ic_record_number(r, "slots_first"),
+                   ic_record_number(r, "slots_decode")};
+    *repeats = ic_record_number(r, "repeats");
+    return r != NULL;
+}
+
+static void row(ic_eval *e, const ic_system *s, const int shape[2], int tokens)
+{
+    char name[64], when[256];
+    times t[2];
+    double repeats;
+    if (!times_of(t, &repeats, e, s, shape, tokens))
         return;
-    double full = ic_record_number(r, "full_first") + ic_record_number(r, "full_decode");
-    double compress = ic_record_number(r, "compress"), first = ic_record_number(r, "slots_first");
-    double decoding = first + ic_record_number(r, "slots_decode");
-    snprintf(name, sizeof name, "%d x %d", count, length);
-    ic_report_row(&e->report, "ssnnnnnnnnns", s->name, name, ic_record_number(r, "full_first"),
-                  full, compress, count * (double)length / compress, first, decoding,
-                  compress + decoding, full / (compress + decoding), full / decoding,
-                  ic_record_text(r, "pays"));
+    double full = t[0].first + t[0].decode, cached = t[1].first + t[1].decode;
+    double whole = t[1].compress + cached, questions = questions_to_pay(t),
+           output = tokens_to_pay(t, tokens);
+    say_when(when, questions, output);
+    snprintf(name, sizeof name, "%d x %d", shape[0], shape[1]);
+    ic_report_row(&e->report, "ssnnnnnnnnnnnns", s->name, name, repeats, t[0].first, full,
+                  t[1].compress, shape[0] * (double)shape[1] / t[1].compress, t[1].first, cached,
+                  whole, full / whole, full / cached, questions, output, when);
+}
+
+static void chart(ic_eval *e, const int (*list)[2], size_t n, int tokens)
+{
+    ic_report *r = &e->report;
+    char title[96];
+    snprintf(title, sizeof title, "Seconds for %d output tokens", tokens);
+    ic_report_chart(r, "stack", title, "", "compress|first token|decode");
+    for (size_t i = 0; i < e->systems * n; i++) {
+        const ic_system *s = &e->system[i / n];
+        const int *shape = list[i % n];
+        char name[192];
+        times t[2];
+        double repeats;
+        if (!times_of(t, &repeats, e, s, shape, tokens))
+            continue;
+        for (int k = 0; k < 2; k++) {
+            snprintf(name, sizeof name, "%.100s%s%d x %d, %s", e->systems > 1 ? s->name : "",
+                     e->systems > 1 ? ", " : "", shape[0], shape[1], k ? "slots" : "full text");
+            ic_report_stack(r, name, (double[]){t[k].compress, t[k].first, t[k].decode}, 3);
+        }
+    }
+    ic_report_chart_end(r);
+}
+
+static void highlight(ic_eval *e, const int shape[2], int tokens)
+{
+    for (size_t i = 0; i < e->systems; i++) {
+        times t[2];
+        double repeats;
+        if (!times_of(t, &repeats, e, &e->system[i], shape, tokens))
+            continue;
+        double full = t[0].first + t[0].decode, cached = t[1].first + t[1].decode;
+        ic_eval_highlight(e, "latency", "Speed against reading the full text",
+                          ic_format("%.2f\u00d7", full / (t[1].compress + cached)),
+                          ic_format("%s%s%.2f\u00d7 with cached slots; %d \u00d7 %d tokens, %d "
+                                    "output tokens, %.0f runs",
+                                    e->systems > 1 ? e->system[i].name : "",
+                                    e->systems > 1 ? ": " : "", full / cached, shape[0], shape[1],
+                                    tokens, repeats));
+    }
 }
 
 int ic_experiment_latency(ic_eval *e)
@@ -281,24 +344,30 @@ int ic_experiment_latency(ic_eval *e)
     char title[96];
     ic_report_section(r, "latency", "Latency",
                       "Seconds for a whole batch (texts x tokens each): the base reads the full "
-                      "text and writes, against: the text "
-                      "is compressed, then the base reads the slots and writes as much. Cached: "
-                      "the slots are there already. Medians "
-                      "of repetitions on the machine named above.");
+                      "text and writes, against: the text is compressed, then the base reads the "
+                      "slots and writes as much. Cached: the slots are there already. Medians of "
+                      "repetitions on the machine named above.");
     for (size_t i = 0; i < e->systems; i++)
         for (size_t k = 0; k < n; k++)
             IC_TRY(shape(e, &e->system[i], list[k][0], list[k][1], tokens));
     snprintf(title, sizeof title, "Seconds, %d tokens written", tokens);
     ic_report_table(
         r, title,
-        "System|Batch|Full: first token:3|Full: total:3|Compress:3|Tokens/s compressed:0|Slots: "
-        "first token:3|"
-        "Slots: total, cached:3|Slots: total:3|Speed-up:2|Speed-up, cached:2|Compression pays");
+        "System|Batch|Repeats:0|Full: first token:3|Full: total:3|Compress:3|Tokens/s "
+        "compressed:0|Slots: first token:3|Slots: total, cached:3|Slots: total:3|Speed-up:2|Speed-"
+        "up, cached:2|Pays from questions:0|Pays from output tokens:0|Compression pays");
     for (size_t i = 0; i < e->systems; i++)
         for (size_t k = 0; k < n; k++)
-            row(e, &e->system[i], list[k][0], list[k][1], tokens);
+            row(e, &e->system[i], list[k], tokens);
     ic_report_table_end(r);
+    chart(e, (const int(*)[2])list, n, tokens);
     ic_report_section_end(r);
+    size_t most = 0;
+    for (size_t i = 1; i < n; i++)
+        if ((int64_t)list[i][0] * list[i][1] > (int64_t)list[most][0] * list[most][1])
+            most = i;
+    if (n)
+        highlight(e, list[most], tokens);
 done:
     return rc;
 }

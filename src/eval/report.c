@@ -185,6 +185,16 @@ void ic_report_point(ic_report *r, double x, double y)
     ic_report_close(r, ']');
 }
 
+void ic_report_band(ic_report *r, double x, double y, double low, double high)
+{
+    ic_report_open(r, NULL, '[');
+    ic_report_number(r, NULL, x);
+    ic_report_number(r, NULL, y);
+    ic_report_number(r, NULL, low);
+    ic_report_number(r, NULL, high);
+    ic_report_close(r, ']');
+}
+
 void ic_report_series_end(ic_report *r)
 {
     ic_report_close(r, ']');
@@ -203,6 +213,7 @@ void ic_report_box(ic_report *r, const char *label, ic_stats *s)
         ic_report_number(r, NULL, ic_stats_quantile(s, quantiles[i]));
     ic_report_number(r, NULL, ic_stats_mean(s));
     ic_report_close(r, ']');
+    ic_report_number(r, "samples", (double)s->count);
     ic_report_close(r, '}');
 }
 
@@ -218,6 +229,17 @@ void ic_report_bar(ic_report *r, const char *label, double value, double low, do
     ic_report_close(r, '}');
 }
 
+void ic_report_stack(ic_report *r, const char *label, const double *parts, size_t count)
+{
+    ic_report_open(r, NULL, '{');
+    ic_report_text(r, "name", label);
+    ic_report_open(r, "stack", '[');
+    for (size_t i = 0; i < count; i++)
+        ic_report_number(r, NULL, parts[i]);
+    ic_report_close(r, ']');
+    ic_report_close(r, '}');
+}
+
 void ic_report_chart_end(ic_report *r)
 {
     ic_report_close(r, ']');
@@ -228,19 +250,37 @@ void ic_report_histogram(ic_report *r, const char *title, const char *x, const i
 {
     enum { BARS = 10 };
     uint64_t count[BARS] = {0};
+    char y[48];
     if (!s->count)
         return;
     for (size_t i = 0; i < s->count; i++) {
         double v = IC_MIN(IC_MAX(s->value[i], 0.0), 1.0);
         count[IC_MIN((int)(v * BARS), BARS - 1)]++;
     }
-    ic_report_chart(r, "bar", title, x, "share of samples");
+    snprintf(y, sizeof y, "share of %zu samples", s->count);
+    ic_report_chart(r, "bar", title, x, y);
     for (int i = 0; i < BARS; i++) {
         char label[16];
         snprintf(label, sizeof label, "%.1f", i / (double)BARS);
         ic_report_bar(r, label, (double)count[i] / (double)s->count, (double)NAN, (double)NAN);
     }
     ic_report_chart_end(r);
+}
+
+void ic_report_highlights(ic_report *r, const ic_highlight *list, size_t count)
+{
+    item(r, "figures");
+    ic_report_open(r, "figures", '[');
+    for (size_t i = 0; i < count; i++) {
+        ic_report_open(r, NULL, '{');
+        ic_report_text(r, "section", list[i].section);
+        ic_report_text(r, "title", list[i].title);
+        ic_report_text(r, "value", list[i].value);
+        ic_report_text(r, "detail", list[i].detail);
+        ic_report_close(r, '}');
+    }
+    ic_report_close(r, ']');
+    ic_report_close(r, '}');
 }
 
 void ic_report_diff(ic_report *r, const char *title, const char *reference, const char *restored)

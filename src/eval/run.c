@@ -34,9 +34,9 @@ static const char paper[] =
     " \"latency\": {\"shapes\": [[8, 2048], [8, 512], [32, 512]], \"tokens\": 128, \"repeats\": 3},"
     " \"span\": {\"lengths\": [512, 1024, 2048, 4096, 8192], \"tokens\": 128, \"samples\": 50}}";
 
-static const char *const suite_keys[] = {"samples",      "seed",         "texts",   "systems",
-                                         "autoencoding", "continuation", "content", "instruct",
-                                         "latency",      "span"};
+static const char *const suite_keys[] = {"samples",  "seed",         "texts",        "systems",
+                                         "rates",    "autoencoding", "continuation", "content",
+                                         "instruct", "latency",      "span"};
 
 static int check_keys(const ic_json *suite, const char *path)
 {
@@ -47,11 +47,11 @@ static int check_keys(const ic_json *suite, const char *path)
         for (size_t k = 0; k < IC_COUNT(suite_keys); k++)
             known |= !strcmp(ic_json_key(i), suite_keys[k]);
         if (!known)
-            return ic_fail(
-                ICAE_EFORMAT,
-                "%s: unknown key \"%s\"; known: samples, seed, texts, systems, autoencoding, "
-                "continuation, content, instruct, latency, span",
-                path, ic_json_key(i));
+            return ic_fail(ICAE_EFORMAT,
+                           "%s: unknown key \"%s\"; known: samples, seed, texts, systems, rates, "
+                           "autoencoding, "
+                           "continuation, content, instruct, latency, span",
+                           path, ic_json_key(i));
     }
     return ICAE_OK;
 }
@@ -208,6 +208,10 @@ static void eval_free(ic_eval *e)
     ic_json_free(e->suite);
     (void)ic_journal_close(e->journal);
     ic_buffer_free(&e->report.json);
+    for (size_t i = 0; i < e->highlights; i++) {
+        ic_free(e->highlight[i].value);
+        ic_free(e->highlight[i].detail);
+    }
 }
 
 /* ---- identity of a run ------------------------------------------------------------------------ */
@@ -222,8 +226,10 @@ static int describe_settings(ic_buffer *out, const ic_eval *e, const char *suite
                           (unsigned long long)e->options->samples, (unsigned long long)e->seed));
     for (size_t i = 0; i < e->systems; i++) {
         const ic_system *s = &e->system[i];
-        IC_TRY(ic_buffer_addf(out, ", %s: base %.16s adapter %.16s %s", s->name, s->model->identity,
-                              s->adapter->identity, ic_dtypes[s->session->act].name));
+        IC_TRY(ic_buffer_addf(out, ", %s: base %.16s adapter %.16s k %d rate %g alpha %g %s",
+                              s->name, s->model->identity, s->adapter->identity, s->adapter->k,
+                              (double)s->adapter->rate, (double)s->adapter->alpha,
+                              ic_dtypes[s->session->act].name));
     }
 done:
     return rc;
@@ -306,8 +312,7 @@ static int run_experiments(ic_eval *e)
         if (experiments[i].run == ic_experiment_instruct)
             IC_TRY(ic_experiment_ablations(e));
     }
-    if (e->data.documents && ic_json_get(e->suite, "autoencoding"))
-        IC_TRY(ic_experiment_systems(e));
+    IC_TRY(ic_experiment_systems(e));
     ic_report_close(&e->report, ']');
     ic_report_close(&e->report, '}');
     rc = e->report.rc;

@@ -49,6 +49,14 @@ double ic_stats_quantile(ic_stats *s, double q)
     return s->value[i] + (at - (double)i) * (s->value[j] - s->value[i]);
 }
 
+double ic_stats_half(const ic_stats *s)
+{
+    double mean = ic_stats_mean(s), sum = 0, n = (double)s->count;
+    for (size_t i = 0; i < s->count; i++)
+        sum += (s->value[i] - mean) * (s->value[i] - mean);
+    return s->count < 2 ? (double)NAN : 1.959963984540054 * sqrt(sum / (n - 1) / n);
+}
+
 void ic_stats_free(ic_stats *s)
 {
     ic_free(s->value);

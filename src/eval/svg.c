@@ -19,8 +19,11 @@ enum {
     BOTTOM = 40,
     COLOURS = 8,
     MOST = 96,
-    ROW = 24
+    ROW = 24,
+    PARTS = 4 /* of a stack */
 };
+
+typedef enum { BOX, BAR, STACK } row_kind;
 
 typedef struct series {
     const ic_json *json;
@@ -165,32 +168,68 @@ done:
 
 /* ---- lines ------------------------------------------------------------------------------------ */
 
-static bool point_of(const ic_json *point, double *x, double *y)
+static size_t values_of(const ic_json *list, double *v, size_t n)
 {
-    const ic_json *a = ic_json_first(point), *b = a ? ic_json_next(a) : NULL;
-    *x = ic_json_number(a, (double)NAN);
-    *y = ic_json_number(b, (double)NAN);
-    return isfinite(*x) && isfinite(*y);
+    size_t count = 0;
+    for (const ic_json *i = ic_json_first(list); i && count < n; i = ic_json_next(i))
+        v[count++] = ic_json_number(i, (double)NAN);
+    return count;
+}
+
+/* x, y and, if there is a band, its ends; else NaN. False: there is nothing to draw. */
+static bool point_of(const ic_json *point, double v[4])
+{
+    v[0] = v[1] = v[2] = v[3] = (double)NAN;
+    values_of(point, v, 4);
+    return isfinite(v[0]) && isfinite(v[1]);
+}
+
+/* The band around a line: its upper edge, then its lower one back; *drawn: there is one. */
+static int band(ic_buffer *out, const series *s, size_t colour, range xs, range ys, int bottom)
+{
+    int rc = ICAE_OK;
+    double v[4], back[MOST][2];
+    size_t n = 0;
+    const ic_json *points = ic_json_get(s->json, "points");
+    for (const ic_json *p = ic_json_first(points); p && n < MOST; p = ic_json_next(p))
+        if (point_of(p, v) && isfinite(v[2]) && isfinite(v[3])) {
+            double x = place(xs, v[0], LEFT, WIDTH - RIGHT);
+            if (!n)
+                IC_TRY(ic_buffer_addf(out, "<polygon class=\"f%zu band\" points=\"", colour));
+            IC_TRY(ic_buffer_addf(out, "%.1f,%.1f ", x, place(ys, v[3], bottom, TOP)));
+            back[n][0] = x;
+            back[n++][1] = place(ys, v[2], bottom, TOP);
+        }
+    for (size_t i = n; i-- > 0;)
+        IC_TRY(ic_buffer_addf(out, "%.1f,%.1f ", back[i][0], back[i][1]));
+    if (n)
+        IC_TRY(ic_buffer_addf(out, "\"/>\n"));
+done:
+    return rc;
 }
 
 static int line(ic_buffer *out, const series *s, size_t colour, range xs, range ys, int bottom)
 {
     int rc = ICAE_OK;
-    double x, y;
+    double v[4];
     const ic_json *points = ic_json_get(s->json, "points");
     IC_TRY(ic_buffer_addf(out, "<polyline class=\"c%zu\" points=\"", colour));
     for (const ic_json *p = ic_json_first(points); p; p = ic_json_next(p))
-        if (point_of(p, &x, &y))
-            IC_TRY(ic_buffer_addf(out, "%.1f,%.1f ", place(xs, x, LEFT, WIDTH - RIGHT),
-                                  place(ys, y, bottom, TOP)));
+        if (point_of(p, v))
+            IC_TRY(ic_buffer_addf(out, "%.1f,%.1f ", place(xs, v[0], LEFT, WIDTH - RIGHT),
+                                  place(ys, v[1], bottom, TOP)));
     IC_TRY(ic_buffer_addf(out, "\"/>\n"));
     for (const ic_json *p = ic_json_first(points); p; p = ic_json_next(p)) {
-        if (!point_of(p, &x, &y))
+        if (!point_of(p, v))
             continue;
         IC_TRY(ic_buffer_addf(out, "<circle class=\"f%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\">",
-                              colour, place(xs, x, LEFT, WIDTH - RIGHT),
-                              place(ys, y, bottom, TOP)));
-        IC_TRY(tooltip(out, s->name, "%.6g at %.6g", y, x));
+                              colour, place(xs, v[0], LEFT, WIDTH - RIGHT),
+                              place(ys, v[1], bottom, TOP)));
+        if (isfinite(v[2]))
+            IC_TRY(tooltip(out, s->name, "%.6g at %.6g (middle half %.4g to %.4g)", v[1], v[0],
+                           v[2], v[3]));
+        else
+            IC_TRY(tooltip(out, s->name, "%.6g at %.6g", v[1], v[0]));
         IC_TRY(ic_buffer_addf(out, "</circle>\n"));
     }
 done:
@@ -201,19 +240,22 @@ static int lines(ic_buffer *out, const ic_json *chart, const series *s, size_t n
 {
     int rc = ICAE_OK, bottom = TOP + PLOT;
     range xs = {(double)NAN, (double)NAN, false}, ys = xs;
-    double x, y;
+    double v[4];
     for (size_t i = 0; i < n; i++)
         for (const ic_json *p = ic_json_first(ic_json_get(s[i].json, "points")); p;
              p = ic_json_next(p))
-            if (point_of(p, &x, &y)) {
-                widen(&xs, x);
-                widen(&ys, y);
+            if (point_of(p, v)) {
+                widen(&xs, v[0]);
+                for (int k = 1; k < 4; k++)
+                    widen(&ys, v[k]);
             }
     xs = rounded(xs, true);
     ys = logarithmic(ys);
     IC_TRY(begin(out, bottom + BOTTOM, text_of(chart, "title")));
     IC_TRY(axis(out, ys, true, bottom));
     IC_TRY(axis(out, xs, false, bottom));
+    for (size_t i = 0; i < n; i++)
+        IC_TRY(band(out, &s[i], i % COLOURS, xs, ys, bottom));
     for (size_t i = 0; i < n; i++)
         IC_TRY(line(out, &s[i], i % COLOURS, xs, ys, bottom));
     IC_TRY(add_text(out, (LEFT + WIDTH - RIGHT) / 2.0, bottom + 34, "middle", text_of(chart, "x")));
@@ -224,14 +266,6 @@ done:
 }
 
 /* ---- boxes and bars: one row a name ----------------------------------------------------------- */
-
-static size_t values_of(const ic_json *list, double *v, size_t n)
-{
-    size_t count = 0;
-    for (const ic_json *i = ic_json_first(list); i && count < n; i = ic_json_next(i))
-        v[count++] = ic_json_number(i, (double)NAN);
-    return count;
-}
 
 static int box_row(ic_buffer *out, const series *s, size_t colour, range r, double y, double left)
 {
@@ -258,6 +292,16 @@ static int box_row(ic_buffer *out, const series *s, size_t colour, range r, doub
                           x[5], y));
 done:
     return rc;
+}
+
+/* Part i of "a|b|c"; false: there is none. */
+static bool part_name(char out[32], const ic_json *chart, size_t i)
+{
+    const char *at = text_of(chart, "y");
+    for (; at && i; i--)
+        at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL;
+    snprintf(out, 32, "%.*s", at ? (int)IC_MIN(strcspn(at, "|"), (size_t)31) : 0, at ? at : "");
+    return *out;
 }
 
 static int bar_row(ic_buffer *out, const series *s, size_t colour, range r, double y, double left)
@@ -290,6 +334,53 @@ done:
     return rc;
 }
 
+/* Parts one behind the other, each in its colour. */
+static int stack_row(ic_buffer *out, const ic_json *chart, const series *s, range r, double y,
+                     double left)
+{
+    int rc = ICAE_OK;
+    double v[PARTS], from = 0, right = WIDTH - RIGHT;
+    size_t n = values_of(ic_json_get(s->json, "stack"), v, PARTS);
+    for (size_t i = 0; i < n; i++) {
+        char part[32], label[24];
+        part_name(part, chart, i);
+        if (!isfinite(v[i]) || v[i] <= 0)
+            continue;
+        double a = place(r, from, left, right), b = place(r, from + v[i], left, right);
+        IC_TRY(ic_buffer_addf(out,
+                              "<rect class=\"p%zu\" x=\"%.1f\" width=\"%.1f\" y=\"%.1f\" "
+                              "height=\"16\" rx=\"1.5\">",
+                              i, a, fmax(b - a - 1, 0.7), y - 8));
+        IC_TRY(tooltip(out, s->name, "%s %.4g", part, v[i]));
+        IC_TRY(ic_buffer_addf(out, "</rect>"));
+        snprintf(label, sizeof label, "%.3g", v[i]);
+        if (b - a > 8.0 * (double)strlen(label)) {
+            IC_TRY(ic_buffer_addf(out, "<g class=\"inside\">"));
+            IC_TRY(add_text(out, (a + b) / 2, y + 4.5, "middle", label));
+            IC_TRY(ic_buffer_addf(out, "</g>"));
+        }
+        from += v[i];
+    }
+    IC_TRY(ic_buffer_addf(out, "\n"));
+done:
+    return rc;
+}
+
+static int stack_legend(ic_buffer *out, const ic_json *chart)
+{
+    int rc = ICAE_OK;
+    char part[32];
+    IC_TRY(ic_buffer_addf(out, "<div class=\"legend\">"));
+    for (size_t i = 0; i < PARTS && part_name(part, chart, i); i++) {
+        IC_TRY(ic_buffer_addf(out, "<span><i class=\"q%zu\"></i>", i));
+        IC_TRY(ic_html_escape(out, part, strlen(part)));
+        IC_TRY(ic_buffer_addf(out, "</span> "));
+    }
+    IC_TRY(ic_buffer_addf(out, "</div>"));
+done:
+    return rc;
+}
+
 /* Width that the longest name takes, within bounds. */
 static double label_width(const series *s, size_t n)
 {
@@ -299,18 +390,28 @@ static double label_width(const series *s, size_t n)
     return fmin(fmax((double)longest * 7 + 12, 40), 180);
 }
 
-static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n, bool box,
+/* All that a row reaches. */
+static void widen_row(range *r, const series *s, row_kind kind)
+{
+    static const char *const keys[] = {"box", "bar", "stack"};
+    double v[6], sum = 0;
+    size_t n = values_of(ic_json_get(s->json, keys[kind]), v, 6);
+    for (size_t j = 0; j < n; j++) {
+        sum += isfinite(v[j]) ? v[j] : 0;
+        widen(r, kind == STACK ? sum : v[j]);
+    }
+}
+
+static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n, row_kind kind,
                 size_t groups)
 {
     int rc = ICAE_OK;
     range r = {(double)NAN, (double)NAN, false};
-    double left = label_width(s, n), v[6];
-    for (size_t i = 0; i < n; i++) {
-        size_t k = values_of(ic_json_get(s[i].json, box ? "box" : "bar"), v, 6);
-        for (size_t j = 0; j < k; j++)
-            widen(&r, v[j]);
-    }
-    bool share = !box && r.high <= 1 && r.high > 0.5;
+    double left = label_width(s, n);
+    bool box = kind == BOX;
+    for (size_t i = 0; i < n; i++)
+        widen_row(&r, &s[i], kind);
+    bool share = !box && r.high <= 1 + 1e-9 && r.high > 0.5;
     r = rounded(r, !box);
     if (share)
         r.high = 1;
@@ -332,10 +433,13 @@ static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n,
         snprintf(name, sizeof name, strlen(s[i].name) > 26 ? "%.25s…" : "%s", s[i].name);
         IC_TRY(add_text(out, left - 6, y + 4, "end", name));
         size_t colour = groups ? i % groups % COLOURS : 0;
-        IC_TRY(box ? box_row(out, &s[i], colour, r, y, left)
-                   : bar_row(out, &s[i], colour, r, y, left));
+        IC_TRY(box           ? box_row(out, &s[i], colour, r, y, left)
+               : kind == BAR ? bar_row(out, &s[i], colour, r, y, left)
+                             : stack_row(out, chart, &s[i], r, y, left));
     }
     IC_TRY(ic_buffer_addf(out, "</svg>"));
+    if (kind == STACK)
+        IC_TRY(stack_legend(out, chart));
 done:
     return rc;
 }
@@ -381,14 +485,15 @@ int ic_svg_chart(ic_buffer *out, const ic_json *const *charts, const char *const
         chart = charts[i];
     if (!chart)
         return ICAE_OK;
-    bool is_line = !strcmp(text_of(chart, "chart"), "line"),
-         box = !strcmp(text_of(chart, "chart"), "box");
+    const char *is = text_of(chart, "chart");
+    bool is_line = !strcmp(is, "line");
+    row_kind kind = !strcmp(is, "box") ? BOX : !strcmp(is, "stack") ? STACK : BAR;
     series *list = ic_alloc(MOST, sizeof *list);
     if (!list)
         return ICAE_ENOMEM;
     size_t n = gather(list, charts, names, count, !is_line);
     int rc = is_line ? lines(out, chart, list, n)
-                     : rows(out, chart, list, n, box, count > 1 ? count : 0);
+                     : rows(out, chart, list, n, kind, count > 1 ? count : 0);
     ic_free(list);
     return rc;
 }
