@@ -192,6 +192,9 @@ static void test_linear(void **state)
     check_linear((linear_case){IC_BF16, IC_BF16, IC_BF16, 1, 1, 1}, 0, false, 1, false);
     /* more decoded weights than the scratch holds */
     check_linear((linear_case){IC_F32, IC_Q8_0, IC_F32, 10, 900, 2048}, 0, false, 1, false);
+    /* more rows than one product takes */
+    check_linear((linear_case){IC_BF16, IC_BF16, IC_BF16, 1301, 40, 70}, 3, true, 1, false);
+    check_linear((linear_case){IC_F32, IC_F32, IC_F32, 1301, 40, 70}, 3, false, 0.5f, true);
 }
 
 static void test_linear_t(void **state)
@@ -211,6 +214,7 @@ static void test_linear_t(void **state)
     }
     check_linear_t((linear_case){IC_F32, IC_Q8_0, IC_F32, 10, 900, 2048}, 0, 1, false);
     check_linear_t((linear_case){IC_F32, IC_Q4_K, IC_F32, 2, 9000, 256}, 0, 1, true);
+    check_linear_t((linear_case){IC_BF16, IC_BF16, IC_F32, 1301, 40, 70}, 3, 1, true);
 }
 
 static void check_outer(ic_dtype ta, ic_dtype tb, int t, int m, int n, float alpha)

@@ -503,6 +503,59 @@ static void test_fresh(void **state)
     ic_free(path);
 }
 
+/* A batch of many rows, which is padded and computed in pieces, gives what its examples give alone. */
+static void test_many_rows(void **state)
+{
+    (void)state;
+    enum { EXAMPLES = 90, LONGEST = 23 };
+    char *path = golden_path(golden_folder(), "llama-spread-proportional");
+    char *file = golden_path(path, "icae.safetensors");
+    icae_model *model;
+    icae_adapter *adapter;
+    icae_session *session;
+    ic_params *p;
+    MUST(icae_model_open(&model, path, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
+    MUST(icae_adapter_open(&adapter, file, model, NULL));
+    MUST(ic_params_from_adapter(&p, adapter, false));
+    MUST(icae_session_new(&session, model, NULL, NULL));
+    int32_t ids[LONGEST + 2] = {IC_AE};
+    for (int i = 1; i < LONGEST + 2; i++)
+        ids[i] = (7 * i + 3) % model->config.vocabulary;
+    ic_example e[EXAMPLES];
+    for (int i = 0; i < EXAMPLES; i++) {
+        int tokens = 5 + i % (LONGEST - 4);
+        e[i] = (ic_example){.context = ids + 1,
+                            .tokens = tokens,
+                            .after = ids,
+                            .after_count = tokens + 2,
+                            .unscored = 1,
+                            .weight = 1};
+    }
+    ic_gradient_options o = {.recompute = 0};
+    double alone[EXAMPLES], together[EXAMPLES], difference = 0, size = 0;
+    float *sum = ic_alloc(p->count, sizeof *sum);
+    assert_non_null(sum);
+    for (int i = 0; i < EXAMPLES; i++)
+        MUST(ic_gradients(session, p, &e[i], 1, &o, &alone[i], NULL, NULL));
+    memcpy(sum, p->g, p->count * sizeof *sum);
+    memset(p->g, 0, p->count * sizeof *sum);
+    MUST(ic_gradients(session, p, e, EXAMPLES, &o, together, NULL, NULL));
+    for (int i = 0; i < EXAMPLES; i++)
+        assert_true(fabs(alone[i] - together[i]) <= 1e-5 * alone[i]);
+    for (size_t i = 0; i < p->count; i++) {
+        difference += pow((double)sum[i] - (double)p->g[i], 2);
+        size += pow((double)sum[i], 2);
+    }
+    assert_true(size > 0 && sqrt(difference / size) < 1e-5);
+    ic_free(sum);
+    icae_session_free(session);
+    ic_params_free(p);
+    icae_adapter_free(adapter);
+    icae_model_free(model);
+    ic_free(file);
+    ic_free(path);
+}
+
 /* An update moves values and their bf16 copy; a gradient that is not finite moves nothing. */
 static void test_update(void **state)
 {
@@ -581,8 +634,9 @@ static void test_no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_gguf),
-                                       cmocka_unit_test(test_fresh), cmocka_unit_test(test_update),
-                                       cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_models), cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_fresh),  cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_update), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -136,6 +136,27 @@ static void lay_example(work *w, const ic_example *e)
     end_sequence(d, e->after_count - e->unscored);
 }
 
+/* Up to a number that comes again: at most 1.6% more. */
+static int round_number(int n)
+{
+    int unit = 1;
+    while (128 * unit <= n)
+        unit *= 2;
+    return (n + unit - 1) / unit * unit;
+}
+
+/* One more sequence, of token 0 and without effect, makes rows and tail rows round numbers: products
+ * are planned by shape, and no plan would serve twice if every batch had its own number of rows. */
+static void lay_padding(work *w, side *d)
+{
+    int tail = round_number(d->tails) - d->tails;
+    int rows = round_number(d->rows + tail) - d->rows;
+    for (int i = 0; i < rows; i++)
+        put_id(w, d, 0, i);
+    if (rows)
+        end_sequence(d, tail); /* targets and weights there are zero */
+}
+
 static void lay_out(work *w, int count)
 {
     side *sides[] = {&w->encoder, &w->decoder};
@@ -145,6 +166,8 @@ static void lay_out(work *w, int count)
     w->slots.count = 0;
     for (int i = 0; i < count; i++)
         lay_example(w, &w->examples[i]);
+    for (int i = 0; i < 2; i++)
+        lay_padding(w, sides[i]);
 }
 
 static bool source_new(source *s)
@@ -275,7 +298,7 @@ static void pass(ic_run *r, const work *w)
     ic_mat slots = run_side(r, w, &w->encoder, &encoder, (ic_mat){0}).m;
     ic_mat dslots = {0}, dhidden = {0};
     if (w->tape[0]) {
-        dslots = ic_new(r, w->slots.count, width, IC_F32).m;
+        dslots = ic_new(r, w->encoder.tails, width, IC_F32).m;
         dhidden = ic_new(r, w->decoder.tails, width, IC_F32).m;
     }
     size_t mark = ic_arena_mark(r->arena);
@@ -285,6 +308,9 @@ static void pass(ic_run *r, const work *w)
         return;
     ic_mat dx = ic_tape_back(r, dhidden);
     r->be->rows(r->be, dslots, NULL, dx, w->slots.row, w->slots.count, 1, false);
+    if (!r->be->counting) /* padding */
+        memset(ic_mat_row(dslots, (size_t)w->slots.count), 0,
+               (size_t)(w->encoder.tails - w->slots.count) * (size_t)width * sizeof(float));
     table_back(r, w, &w->decoder.table, dx);
     ic_arena_release(r->arena, mark);
     r->tape = w->tape[0];

@@ -2,8 +2,9 @@
  * matmul.c - matrix products by oneDNN; the only file that knows it.
  *
  * A primitive is made for one shape (about 0.3 ms) and kept: plans lie in sets of four by the hash of
- * their key, the least recently used one of a set gives way. Weights are used where they lie, never
- * repacked by us. Scratch memory is ours and grows only while a plan is made.
+ * their key, the least recently used one of a set gives way. Many rows are computed as pieces of one
+ * number of rows and a last one, so that batches of any size share plans. Weights are used where they
+ * lie, never repacked by us. Scratch memory is ours and grows only while a plan is made.
  */
 #include "backend/cpu/cpu.h"
 
@@ -14,7 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SETS = 128, WAYS = 4 };
+enum {
+    SETS = 128,
+    WAYS = 4,
+    PIECE = 128, /* rows a thread: full speed from here on */
+};
 
 typedef struct plan_key {
     int64_t lda, ldb, ldc;
@@ -197,6 +202,41 @@ done:
     return status;
 }
 
+static bool run_one(ic_matmul *mm, const ic_product *p)
+{
+    plan_key key = key_of(p);
+    plan *found = find_plan(mm, &key);
+    found->used = ++mm->clock;
+    return found->primitive && run_plan(mm, found, p) == dnnl_success;
+}
+
+/* Moves on by n of the rows of the batch: rows of a and c, or of a and b where they are summed over. */
+static void skip_rows(ic_product *p, int n)
+{
+    size_t in = (size_t)ic_dtypes[p->in].bytes, out = (size_t)ic_dtypes[p->out].bytes;
+    p->a = (const char *)p->a + (size_t)n * p->lda * in;
+    if (p->ta) {
+        p->b = (const char *)p->b + (size_t)n * p->ldb * in;
+        p->accumulate = true;
+    } else {
+        p->c = (char *)p->c + (size_t)n * p->ldc * out;
+    }
+}
+
+static bool run_pieces(ic_matmul *mm, ic_product p)
+{
+    int piece = PIECE * mm->threads, *rows = p.ta ? &p.k : &p.m, left = *rows;
+    if (p.ta && (p.out != IC_F32 || p.tb || p.bias))
+        return run_one(mm, &p);
+    for (*rows = piece; left >= 2 * piece; left -= piece) {
+        if (!run_one(mm, &p))
+            return false; /* the first one, or none */
+        skip_rows(&p, piece);
+    }
+    *rows = left;
+    return run_one(mm, &p);
+}
+
 bool ic_matmul_run(ic_matmul *mm, const ic_product *p)
 {
     if (!mm || (p->in == IC_BF16 && !mm->bf16) || (p->bias && p->alpha != 1.0f))
@@ -204,10 +244,7 @@ bool ic_matmul_run(ic_matmul *mm, const ic_product *p)
     /* oneDNN takes its thread count from the calling thread's setting, when planning and running. */
     int threads = omp_get_max_threads();
     omp_set_num_threads(mm->threads);
-    plan_key key = key_of(p);
-    plan *found = find_plan(mm, &key);
-    found->used = ++mm->clock;
-    bool done = found->primitive && run_plan(mm, found, p) == dnnl_success;
+    bool done = run_pieces(mm, *p);
     omp_set_num_threads(threads);
     return done;
 }
