@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# postgres.sh start|stop|crash FOLDER - a PostgreSQL server of the tests' own, in a new folder, reached by a
+# postgres.sh start|stop|crash FOLDER [KIB] - a PostgreSQL server of the tests' own, in a new folder, reached by a
 # unix socket in it only. `start` makes it if there is none and prints its address; `crash` is a power
-# cut for the server. Exit status 77: there are no server programs here. Runs as another user if root.
+# cut for the server. KIB: its files may not grow larger. Exit status 77: there are no server programs here.
 set -u
 verb=$1 folder=$2
 
@@ -13,7 +13,7 @@ bin=$(command -v initdb 2>/dev/null) && bin=$(dirname "$bin")
 }
 
 as=()
-if [ "$(id -u)" -eq 0 ]; then # the server refuses to run as root
+if [ "$(id -u)" -eq 0 ]; then # the server refuses to run as root, so another user does
     user=postgres
     id -u $user >/dev/null 2>&1 || user=nobody
     as=(setpriv --reuid="$(id -u $user)" --regid="$(id -g $user)" --clear-groups --)
@@ -40,7 +40,8 @@ dynamic_shared_memory_type = mmap
 log_min_messages = panic
 END
     fi
-    control -l "$folder/log" ${3:+-o "$3"} start >/dev/null </dev/null || {
+    [ -z "${3:-}" ] || ulimit -f "$3"
+    control -l "$folder/log" start >/dev/null </dev/null || {
         cat "$folder/initdb.log" >&2
         exit 1
     }

@@ -185,8 +185,8 @@ static void bed_assert_has(icae_store *s, const char *id, int text, uint64_t cou
 
 static void bed_remove(const char *folder)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    char command[256];
+    snprintf(command, sizeof command, "umount '%s/small' 2>/dev/null; rm -rf '%s'", folder, folder);
     assert_int_equal(system(command), 0);
 }
 

@@ -39,8 +39,11 @@
     "  holder TEXT NOT NULL, holds BIGINT NOT NULL, expires BIGINT NOT NULL,"             \
     "  PRIMARY KEY (context, holder));"
 
+/* PostgreSQL would try to compress vectors, at the price of a slow put. */
+#define NOT_COMPRESSED "ALTER TABLE icae_blobs ALTER COLUMN bytes SET STORAGE EXTERNAL;"
+
 const ic_schema_step ic_schema[] = {
-    {{STEP_1("TEXT", "BLOB"), STEP_1("TEXT COLLATE \"C\"", "BYTEA")}},
+    {{STEP_1("TEXT", "BLOB"), STEP_1("TEXT COLLATE \"C\"", "BYTEA") NOT_COMPRESSED}},
 };
 const int ic_schema_version = (int)IC_COUNT(ic_schema);
 

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { STATEMENTS = 64 };
@@ -29,9 +30,9 @@ typedef struct sqlite {
 
 /* ---- errors ----------------------------------------------------------------------------------- */
 
-static int code_of(sqlite3 *h, int error)
+/* `system`: errno as the call left it, which SQLite keeps for itself only sometimes. */
+static int code_of(int error, int system)
 {
-    int system = h ? sqlite3_system_errno(h) : 0;
     switch (error & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
@@ -54,7 +55,7 @@ static int code_of(sqlite3 *h, int error)
 
 static int failed(const sqlite *q, int error)
 {
-    return ic_fail(code_of(q->handle, error), "store %.300s: %.300s", q->path,
+    return ic_fail(code_of(error, errno), "store %.300s: %.300s", q->path,
                    q->handle ? sqlite3_errmsg(q->handle) : sqlite3_errstr(error));
 }
 
@@ -214,21 +215,38 @@ static void disconnect(ic_db *db)
     ic_free(q);
 }
 
-/* The file is the owner's only: contexts are what people wrote. The log gets the same rights. */
-static void create(const char *path)
+/* The file is the owner's only: contexts are what people wrote. The log gets the same rights. Returns
+ * whether the file is still empty. */
+static bool create(const char *path)
 {
+    struct stat st;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    bool empty = fd >= 0 && fstat(fd, &st) == 0 && st.st_size == 0;
     if (fd >= 0)
         close(fd);
+    return empty;
 }
 
-static int set_up(sqlite *q)
+/* SQLite does not wait here for others that do the same, whatever its timeout. */
+static int use_log(sqlite *q, double timeout)
+{
+    double until = ic_seconds() + timeout;
+    int error;
+    while ((error = sqlite3_exec(q->handle, "PRAGMA journal_mode = WAL", NULL, NULL, NULL)) ==
+               SQLITE_BUSY &&
+           ic_seconds() < until)
+        sqlite3_sleep(5);
+    return error == SQLITE_OK ? ICAE_OK : failed(q, error);
+}
+
+static int set_up(sqlite *q, bool empty, double timeout)
 {
     int rc = ICAE_OK;
     sqlite3_db_config(q->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(q->handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    IC_TRY(script(&q->db, "PRAGMA auto_vacuum = INCREMENTAL")); /* counts for a new file only */
-    IC_TRY(script(&q->db, "PRAGMA journal_mode = WAL"));
+    if (empty) /* it is a write, which a full disk must not be asked for */
+        IC_TRY(script(&q->db, "PRAGMA auto_vacuum = INCREMENTAL"));
+    IC_TRY(use_log(q, timeout));
     IC_TRY(script(&q->db, "PRAGMA synchronous = FULL;"
                           "PRAGMA foreign_keys = ON;"
                           "PRAGMA cell_size_check = ON;"
@@ -250,7 +268,7 @@ static int connect_file(ic_db **out, const char *path, double timeout)
     q->path = ic_format("%s%s", *path == ':' ? "./" : "", path);
     if (!q->path)
         goto done;
-    create(q->path);
+    bool empty = create(q->path);
     int error =
         sqlite3_open_v2(q->path, &q->handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (error != SQLITE_OK) {
@@ -259,7 +277,7 @@ static int connect_file(ic_db **out, const char *path, double timeout)
     }
     sqlite3_extended_result_codes(q->handle, 1);
     sqlite3_busy_timeout(q->handle, (int)(timeout * 1000));
-    IC_TRY(set_up(q));
+    IC_TRY(set_up(q, empty, timeout));
     *out = &q->db;
     return ICAE_OK;
 done:
