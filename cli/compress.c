@@ -20,7 +20,8 @@ static const cli_option options[] = {
      offsetof(settings, check)},
     {CLI_FLAG, 'x', "exact", NULL, "Store corrections, so that restoring gives the very bytes",
      offsetof(settings, exact)},
-    {CLI_FLAG, 0, "int8", NULL, "Keep slots as int8: half the size", offsetof(settings, int8)},
+    {CLI_FLAG, 0, "int8", NULL, "Keep slots as int8: half the size; says what it costs",
+     offsetof(settings, int8)},
     {CLI_INT, 0, "span", "TOKENS", "Restore long texts TOKENS at a time (the adapter's)",
      offsetof(settings, span)},
     {.type = CLI_END},
@@ -41,6 +42,17 @@ const cli_command cli_compress = {
     .run = run,
 };
 
+static void report_int8(FILE *to, const icae_slots_info *i)
+{
+    fprintf(to, "  int8      changes the slots by %.2f%%", 100 * i->int8_error);
+    if (i->fidelity.measured)
+        fprintf(to, "; tokens right %.1f%% -> %.1f%%, loss %.3f -> %.3f nats\n",
+                100 * i->before_int8.accuracy, 100 * i->fidelity.accuracy, i->before_int8.loss,
+                i->fidelity.loss);
+    else
+        fputs(" (--check shows what that costs)\n", to);
+}
+
 static void report(const char *in, const char *out, const cli_engine *e, const icae_slots *slots,
                    const cli_text *text, double seconds)
 {
@@ -56,6 +68,8 @@ static void report(const char *in, const char *out, const cli_engine *e, const i
     fprintf(to, "  time      %.2f s, %s tokens/s%s\n", seconds,
             cli_bytes(a, (uint64_t)((double)i.tokens / seconds)),
             i.fidelity.measured ? ", checking included" : "");
+    if (i.int8_error > 0)
+        report_int8(to, &i);
     if (i.fidelity.measured) {
         fputs("  fidelity  ", to);
         cli_print_fidelity(to, &i.fidelity);
@@ -85,6 +99,10 @@ static void report_json(const char *in, const char *out, const icae_slots *slots
     cli_json_fidelity("fidelity", &i.fidelity);
     if (i.fidelity.measured)
         cli_json_count("doubtful", doubtful);
+    if (i.int8_error > 0) {
+        cli_json_real("int8_error", i.int8_error);
+        cli_json_fidelity("fidelity_before_int8", &i.before_int8);
+    }
     cli_json_flag("exact", i.exact);
     if (i.exact) {
         cli_json_count("corrections", i.corrections);

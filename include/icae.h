@@ -216,6 +216,9 @@ typedef struct icae_slots_info {
     icae_fidelity fidelity; /* of the whole text */
     bool exact;             /* has corrections */
     uint64_t corrections, correction_bytes;
+    /* What int8 costs; of slots that icae_compress has just made, files do not keep it. */
+    double int8_error;         /* root mean square error over that of the slots */
+    icae_fidelity before_int8; /* with the slots in bf16, if fidelity was measured */
 } icae_slots_info;
 
 ICAE_API icae_slots_info icae_slots_describe(const icae_slots *slots);

@@ -217,6 +217,15 @@ static void test_values(void **state)
     icae_free(values);
     icae_slots_free(s);
     icae_slots_free(NULL);
+    assert_ok(ic_slots_new(&s, 4, 1, 1, IC_BF16));
+    ic_slots_put(s, 0, rows[0], 1);
+    assert_ok(ic_slots_to_int8(s));
+    info = icae_slots_describe(s);
+    assert_string_equal(info.dtype, "int8");
+    assert_int_equal(((const int8_t *)s->values)[2], 127);
+    /* 0.5 and 1 are off by 0.0054 and 0.0108 where one step is 0.0247 */
+    assert_true(fabs(info.int8_error - 0.00363) < 0.00001);
+    icae_slots_free(s);
     assert_int_equal(ic_slots_new(&s, 0, 3, 1, IC_I8), ICAE_EINVAL);
     assert_int_equal(ic_slots_new(&s, 4, 3, 1, IC_F16), ICAE_EINVAL);
     assert_ok(ic_slots_new(&s, 4, 3, 1, IC_F32));

@@ -82,8 +82,7 @@ static int make_slots(icae_slots **out, const icae_session *s, const float *valu
                          a->path);
             goto done;
         }
-    IC_TRY(ic_slots_new(&slots, s->model->config.width, count, (uint32_t)segments,
-                        o->int8 ? IC_I8 : IC_BF16));
+    IC_TRY(ic_slots_new(&slots, s->model->config.width, count, (uint32_t)segments, IC_BF16));
     ic_slots_put(slots, 0, values, count);
     for (int i = 0; i < segments; i++) {
         int length = ic_segment_tokens(a, rate, tokens, i);
@@ -208,6 +207,12 @@ done:
     return rc;
 }
 
+static void begin_checking(ic_compression *c)
+{
+    c->scoring = (ic_scoring){
+        .session = c->session, .slots = c->slots, .ids = c->ids.ids, .scores = c->scores};
+}
+
 /* All segments are encoded. 1: they are to be checked. */
 static int end_encoding(ic_compression *c)
 {
@@ -219,13 +224,28 @@ static int end_encoding(ic_compression *c)
     IC_TRY(ic_hash_of(c->slots->text_sha256, c->text, c->size));
     ic_encoding_free(c->encoding);
     c->encoding = NULL;
-    c->done = !c->options.check && !c->options.exact;
-    if (c->done)
+    if (!c->options.check && !c->options.exact) {
+        if (c->options.int8)
+            IC_TRY(ic_slots_to_int8(c->slots));
+        c->done = true;
         return 0;
+    }
     if (!(c->scores = ic_alloc(c->ids.count, sizeof *c->scores)))
         return ICAE_ENOMEM;
-    c->scoring = (ic_scoring){
-        .session = c->session, .slots = c->slots, .ids = c->ids.ids, .scores = c->scores};
+    begin_checking(c);
+    return 1;
+done:
+    return rc;
+}
+
+/* Slots that are to be int8 were checked as bf16. 1: they are to be checked again. */
+static int round_checked(ic_compression *c)
+{
+    int rc = ICAE_OK;
+    ic_fidelity_add(&c->slots->before_int8, c->scores, c->ids.ids, c->ids.count);
+    IC_TRY(ic_slots_to_int8(c->slots));
+    ic_scoring_end(&c->scoring);
+    begin_checking(c);
     return 1;
 done:
     return rc;
@@ -244,6 +264,8 @@ static int check_some(ic_compression *c, int rows)
         return ic_fail(ICAE_ECANCELLED, "checking the fidelity was stopped");
     if (rc)
         return rc;
+    if (c->options.int8 && !c->slots->scales)
+        return round_checked(c);
     IC_TRY(ic_slots_set_fidelity(c->slots, c->scores, c->ids.ids));
     if (c->options.exact)
         IC_TRY(add_corrections(c->slots, s, c->scores, &c->ids, c->text, c->size));

@@ -90,6 +90,8 @@ struct icae_slots {
     size_t doubtful_count;
     ic_buffer corrections; /* size 0: none; exact.c */
     uint64_t correction_count;
+    double int8_error; /* of slots just made, see icae_slots_info */
+    icae_fidelity before_int8;
 };
 
 /* An empty value for `segments` segments and `count` slots, dtype as asked. */
@@ -102,6 +104,9 @@ void ic_slots_get(float *rows, const icae_slots *s, uint64_t first, uint64_t n);
  * corrections, and its text_sha256 is the hash of both hashes' digits, one behind the other.
  * ICAE_EMISMATCH if they are of different base, adapter or dtype. */
 int ic_slots_join(icae_slots **out, const icae_slots *a, const icae_slots *b);
+
+/* Rounds slots to I8 and notes the error. */
+int ic_slots_to_int8(icae_slots *s);
 
 /* ---- exactness (exact.c) ---------------------------------------------------------------------- */
 
@@ -210,7 +215,7 @@ int ic_encoding_step(ic_encoding *e, uint64_t most);
 const ic_encoded *ic_encoding_made(const ic_encoding *e);
 void ic_encoding_free(ic_encoding *e);
 
-/* Slots of ids as icae_compress makes them from a text, without its checksum and fidelity. */
+/* Slots of ids as icae_compress makes them from a text, in bf16, without checksum and fidelity. */
 int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
                     const icae_compress_options *options);
 

@@ -93,6 +93,38 @@ void ic_slots_get(float *rows, const icae_slots *s, uint64_t first, uint64_t n)
     }
 }
 
+int ic_slots_to_int8(icae_slots *s)
+{
+    int rc = ICAE_OK;
+    size_t width = (size_t)s->width;
+    double error = 0, size = 0;
+    icae_slots *to = NULL;
+    float *row = ic_alloc(2 * width, sizeof *row), *back = row + width;
+    if (!row)
+        return ICAE_ENOMEM;
+    IC_TRY(ic_slots_new(&to, s->width, s->count, 1, IC_I8));
+    for (uint64_t i = 0; i < s->count; i++) {
+        ic_slots_get(row, s, i, 1);
+        ic_slots_put(to, i, row, 1);
+        ic_slots_get(back, to, i, 1);
+        for (size_t j = 0; j < width; j++) {
+            error += ((double)row[j] - back[j]) * ((double)row[j] - back[j]);
+            size += (double)row[j] * row[j];
+        }
+    }
+    s->int8_error = size > 0 ? sqrt(error / size) : 0;
+    ic_free(s->values);
+    s->values = to->values;
+    s->scales = to->scales;
+    s->dtype = IC_I8;
+    to->values = NULL;
+    to->scales = NULL;
+done:
+    ic_free(row);
+    icae_slots_free(to);
+    return rc;
+}
+
 int icae_slots_values(float **values, const icae_slots *s)
 {
     *values = ic_alloc((size_t)s->count * (size_t)s->width, sizeof **values);
@@ -186,6 +218,8 @@ icae_slots_info icae_slots_describe(const icae_slots *s)
         .exact = s->corrections.size > 0,
         .corrections = s->correction_count,
         .correction_bytes = s->corrections.size,
+        .int8_error = s->int8_error,
+        .before_int8 = s->before_int8,
     };
     if (s->measured && s->tokens > 0) {
         double loss_sum = 0;
