@@ -28,7 +28,7 @@ const cli_command cli_chat = {
 static char *read_message(char **line, size_t *capacity, bool prompt)
 {
     if (prompt) {
-        fputs(cli_is_terminal(stdout) ? "\033[1m>\033[0m " : "> ", stdout);
+        fputs(cli_colours(stdout) ? "\033[1m>\033[0m " : "> ", stdout);
         fflush(stdout);
     }
     ssize_t n = cli_interrupted ? -1 : getline(line, capacity, stdin);

@@ -35,6 +35,7 @@ enum { CLI_OUTPUT_OPTIONS = 1, CLI_MODEL_OPTIONS = 2, CLI_SAMPLING_OPTIONS = 4 }
 
 typedef struct cli_common {
     bool json, quiet;
+    const char *color; /* "auto", "always", "never"; NULL: auto */
     const char *model, *adapter, *template_name, *compute;
     int k, threads;
     float rate, alpha;
@@ -73,6 +74,11 @@ void cli_catch_interrupts(void);              /* the first is noted, the second 
 int cli_end(int status); /* ends by the signal if there was one, so that shells see it */
 
 bool cli_is_terminal(FILE *f); /* one that understands colours, and NO_COLOR does not forbid them */
+/* Whether to colour what goes to f: what --color says, else cli_is_terminal. */
+int cli_set_color(const char *when); /* CLI_GO, or CLI_USAGE with the message printed */
+bool cli_colours(FILE *f);
+#define CLI_DOUBT "\033[1;33m" /* tokens that slots hold least surely */
+#define CLI_PLAIN "\033[0m"
 const char *cli_bytes(char text[32], uint64_t bytes); /* "31,232" */
 
 /* ---- files (files.c) ------------------------------------------------------------------------- */
@@ -109,6 +115,7 @@ typedef struct cli_output {
 
 int cli_output_open(cli_output *o, const char *path);             /* NULL or "-": standard output */
 int cli_output_text(void *output, const char *text, size_t size); /* an icae_text_fn */
+void cli_output_mark(cli_output *o, const char *mark); /* a colour: as it is, on terminals too */
 /* Closes; the file appears if `keep`. CLI_DONE, or CLI_FAILED with the message printed (but a closed
  * pipe needs none). */
 int cli_output_close(cli_output *o, bool keep);

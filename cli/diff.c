@@ -199,23 +199,14 @@ static void put(page *p, const side *s, int from, int until)
         put_word(p, &s->words[i]);
 }
 
-static void put_mark(page *p, const char *mark)
-{
-    cli_output *to = p->to;
-    bool terminal = to->terminal;
-    to->terminal = false; /* colours are ours, and take no room */
-    cli_output_text(to, mark, strlen(mark));
-    to->terminal = terminal;
-}
-
 static void put_change(page *p, const side *s, int from, int until, const char *begin,
                        const char *end)
 {
     if (from == until)
         return;
-    put_mark(p, begin);
+    cli_output_mark(p->to, begin); /* takes no room */
     put(p, s, from, until);
-    put_mark(p, end);
+    cli_output_mark(p->to, end);
 }
 
 static size_t count_words(const side *s, bool changed_only)

@@ -167,6 +167,16 @@ int cli_output_text(void *output, const char *text, size_t size)
     return o->error || cli_interrupted;
 }
 
+void cli_output_mark(cli_output *o, const char *mark)
+{
+    bool terminal = o->terminal;
+    char last = o->last;
+    o->terminal = false;
+    cli_output_text(o, mark, strlen(mark));
+    o->terminal = terminal;
+    o->last = last;
+}
+
 /* fclose forgets what the disk still has to take. */
 static int close_file(FILE *f, bool sync)
 {

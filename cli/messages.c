@@ -79,6 +79,26 @@ bool cli_is_terminal(FILE *f)
     return isatty(fileno(f)) && term && strcmp(term, "dumb") != 0 && !(no_colour && *no_colour);
 }
 
+static enum { AUTO, ALWAYS, NEVER } colours;
+
+int cli_set_color(const char *when)
+{
+    static const char *const names[] = {[AUTO] = "auto", [ALWAYS] = "always", [NEVER] = "never"};
+    for (int i = AUTO; i <= NEVER; i++) {
+        if (!when || strcmp(when, names[i]) == 0) {
+            colours = i;
+            return CLI_GO;
+        }
+    }
+    cli_fail("--color %s: expected auto, always or never", when);
+    return CLI_USAGE;
+}
+
+bool cli_colours(FILE *f)
+{
+    return colours == ALWAYS || (colours == AUTO && cli_is_terminal(f));
+}
+
 const char *cli_bytes(char text[32], uint64_t bytes)
 {
     char digits[24];

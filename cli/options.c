@@ -18,6 +18,7 @@
 static const cli_option output_options[] = {
     {CLI_FLAG, 0, "json", NULL, "Print one JSON object instead of text", AT(json)},
     {CLI_FLAG, 'q', "quiet", NULL, "No progress and no report, errors only", AT(quiet)},
+    {CLI_TEXT, 0, "color", "WHEN", "Colours: auto, always or never (auto)", AT(color)},
     {.type = CLI_END},
 };
 
@@ -289,7 +290,7 @@ int cli_parse(const cli_command *command, void *own, cli_common *common, int arg
         return cli_wrong_use(command->name, "expected %s", command->arguments);
     if (command->at_most >= 0 && count > command->at_most)
         return cli_wrong_use(command->name, "one argument too many: %s", argv[command->at_most]);
-    return CLI_GO;
+    return cli_set_color(common ? common->color : NULL);
 }
 
 /* ---- help pages ------------------------------------------------------------------------------ */

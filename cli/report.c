@@ -49,7 +49,7 @@ static void print_flat(FILE *to, const char *text, size_t from, size_t until)
 
 static void print_excerpt(FILE *to, const char *text, size_t size, size_t from, size_t until)
 {
-    bool colour = cli_is_terminal(to);
+    bool colour = cli_colours(to);
     size_t left = from > CONTEXT ? from - CONTEXT : 0;
     size_t right = size - until > CONTEXT ? until + CONTEXT : size;
     while (left < from && ((unsigned char)text[left] & 0xC0) == 0x80)
@@ -58,9 +58,9 @@ static void print_excerpt(FILE *to, const char *text, size_t size, size_t from, 
         right--;
     fputs(left ? "            ..." : "            ", to);
     print_flat(to, text, left, from);
-    fputs(colour ? "\033[1;33m" : "[", to);
+    fputs(colour ? CLI_DOUBT : "[", to);
     print_flat(to, text, from, until);
-    fputs(colour ? "\033[0m" : "]", to);
+    fputs(colour ? CLI_PLAIN : "]", to);
     print_flat(to, text, until, right);
     fputs(right < size ? "...\n" : "\n", to);
 }

@@ -25,10 +25,11 @@ const cli_command cli_restore = {
     .arguments = "FILE.icae [-o OUT] [--diff ORIGINAL]",
     .summary = "Restore the text of a slot file",
     .details =
-        "Writes the text as the model makes it; the last line, on standard error, says how far it\n"
-        "is to be trusted. Slots with corrections (compress --exact) give the original byte for\n"
-        "byte, or fail. With --diff, missing words are red and struck through, new ones green; or\n"
-        "[-missing-]{+new+} without colours.\n",
+        "Writes the text as the model makes it, on a terminal with the tokens in colour that the\n"
+        "slots hold least surely (compress --check finds them); the last line, on standard error,\n"
+        "says how far it is to be trusted. Slots with corrections (compress --exact) give the\n"
+        "original byte for byte, or fail. With --diff, missing words are red and struck through,\n"
+        "new ones green; or [-missing-]{+new+} without colours.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
@@ -36,19 +37,55 @@ const cli_command cli_restore = {
     .run = run,
 };
 
-/* The text as a whole, for differences and JSON, and on its way to a file. */
+/* The text as a whole, for differences and JSON, and on its way to a file or terminal. */
 typedef struct restored {
     cli_answer answer;
     cli_output out;
     bool stream;
+    const uint32_t *doubtful; /* tokens to colour, ascending */
+    size_t left;              /* of them not yet seen */
+    uint64_t token;           /* that the piece ends with */
 } restored;
+
+/* Whether a doubtful token has a part in the piece. */
+static bool in_doubt(restored *r)
+{
+    size_t before = r->left;
+    while (r->left && *r->doubtful <= r->token)
+        r->doubtful++, r->left--;
+    return r->left < before;
+}
 
 static int take(void *user, const char *text, size_t size)
 {
     restored *r = user;
     if (r->answer.gather && cli_answer_text(&r->answer, text, size))
         return 1;
-    return r->stream ? cli_output_text(&r->out, text, size) : cli_interrupted != 0;
+    if (!r->stream)
+        return cli_interrupted != 0;
+    bool doubt = in_doubt(r);
+    if (doubt)
+        cli_output_mark(&r->out, CLI_DOUBT);
+    int stop = cli_output_text(&r->out, text, size);
+    if (doubt)
+        cli_output_mark(&r->out, CLI_PLAIN);
+    return stop;
+}
+
+/* Colours for what is streamed to a terminal; corrected text is beyond doubt. */
+static void colour_doubt(restored *r, const icae_slots *slots, const settings *s,
+                         const cli_common *common)
+{
+    char a[32], b[32];
+    icae_slots_info i = icae_slots_describe(slots);
+    bool corrected = i.exact && !common->sampling.max_tokens;
+    if (!r->stream || s->out || corrected || !cli_colours(stdout))
+        return;
+    r->doubtful = icae_slots_doubtful(slots, &r->left);
+    if (r->left && !common->quiet)
+        fprintf(stderr, "%s of %s tokens are doubtful: %s\n", cli_bytes(a, r->left),
+                cli_bytes(b, i.tokens),
+                cli_colours(stderr) ? "in " CLI_DOUBT "this colour" CLI_PLAIN : "in bold yellow");
 }
 
 static void report(const icae_slots *slots, const icae_result *result)
@@ -85,7 +122,7 @@ static int show_diff(const restored *r, const settings *s, const cli_common *com
     int status = cli_read(&original, s->diff);
     if (status == CLI_DONE &&
         (status = cli_output_open(&out, common->json ? "/dev/null" : NULL)) == CLI_DONE) {
-        status = cli_diff_write(d, &out, &original, &r->answer.text, cli_is_terminal(out.file));
+        status = cli_diff_write(d, &out, &original, &r->answer.text, cli_colours(out.file));
         if (out.last != '\n')
             cli_output_text(&out, "\n", 1);
         int closed = cli_output_close(&out, true);
@@ -125,12 +162,14 @@ static int restore(const icae_slots *slots, const settings *s, const cli_common 
     cli_engine e = {0};
     cli_diff d = {0};
     icae_result result = {0};
-    icae_generate_options generate = {.sampling = common->sampling, .result = &result};
     restored r = {.answer.gather = s->diff || common->json,
                   .stream = s->out || (!s->diff && !common->json)};
+    icae_generate_options generate = {
+        .sampling = common->sampling, .result = &result, .token = &r.token};
     int status = cli_engine_open(&e, common, "restoring", CLI_ADAPTER_NEEDED);
     if (status != CLI_DONE || (status = cli_output_open(&r.out, s->out)) != CLI_DONE)
         goto done;
+    colour_doubt(&r, slots, s, common);
     if (icae_restore(e.session, slots, &generate, take, &r) < 0 && !r.out.error)
         status = cli_library_failed();
     if (status == CLI_DONE && r.stream && r.out.terminal && r.out.last != '\n')

@@ -13,6 +13,10 @@ _icae() {
         mapfile -t COMPREPLY < <(compgen -W "auto f32 bf16" -- "$cur")
         return
         ;;
+    --color)
+        mapfile -t COMPREPLY < <(compgen -W "auto always never" -- "$cur")
+        return
+        ;;
     --template)
         mapfile -t COMPREPLY < <(compgen -W "mistral llama2 llama3 chatml gemma phi3 icae none" -- "$cur")
         return

@@ -263,6 +263,9 @@ typedef struct icae_result {
 typedef struct icae_generate_options {
     icae_sampling sampling;
     icae_result *result;
+    uint64_t
+        *token; /* icae_restore without corrections: set, before each piece of text, to the number
+                        (from 0) of the text's token that the piece ends with; NULL: not wanted */
 } icae_generate_options;
 
 /* Restores the text of the slots, streaming it to `write`. With corrections (icae_compress_options

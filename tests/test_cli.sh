@@ -99,8 +99,29 @@ ok "quiet" test ! -s err
 t "restore --diff" 0 restore c.icae --diff a.txt
 says "diff" "words"
 t "diff with a different text" 0 restore c.icae --diff /dev/null
+escape=$(printf '\033')
+t "restore --color always" 0 restore c.icae --color always
+prints "doubt is coloured" "$escape[1;33m"
+says "legend" "tokens are doubtful"
+sed "s/$escape\[[0-9;]*m//g" out >plain.txt
+ok "colours are all that differs" cmp plain.txt restored.txt
+t "restore --color auto to a file" 0 restore c.icae --color auto
+ok "no colour to a file" cmp out restored.txt
+t "not a colour" 2 restore c.icae --color sometimes
+one_line "not a colour"
+t "--color always -o" 0 restore c.icae --color always -o r.txt
+ok "no colour in the text itself" cmp r.txt restored.txt
+if command -v script >/dev/null 2>&1; then
+    on_terminal() { TERM=xterm "$@" script -qec "'$icae' restore c.icae" /dev/null </dev/null >out 2>err; }
+    on_terminal env -u NO_COLOR || fail "restore on a terminal"
+    prints "doubt on a terminal" "$escape[1;33m"
+    prints "legend on a terminal" "tokens are doubtful"
+    on_terminal env NO_COLOR=1 || fail "restore on a terminal, NO_COLOR"
+    no "NO_COLOR" grep -qF "$escape[1;33m" out
+fi
 t "compress --int8" 0 compress a.txt -o i8.icae --int8 --check
-prints "int8" "int8"
+prints "int8" "int8      changes the slots by 0."
+prints "int8 says what it costs" "% -> "
 ok "int8 is smaller" test "$(stat -c %s i8.icae)" -lt "$(stat -c %s c.icae)"
 t "restore int8" 0 restore i8.icae
 t "ask" 0 ask c.icae "Who is it about?" -n 8

@@ -20,6 +20,8 @@ typedef struct output {
     int rc;
     const icae_session *session;
     uint64_t done, total; /* progress of a gathered restoration */
+    uint64_t *token;      /* where the caller reads which token a piece ends with, or NULL */
+    uint64_t next;        /* number of the next one */
 } output;
 
 static int deliver(output *o, const char *piece, size_t size)
@@ -34,6 +36,8 @@ static int take_id(void *user, int32_t id)
     output *o = user;
     const char *piece;
     size_t size;
+    if (o->token)
+        *o->token = o->next++;
     if ((o->rc = ic_stream_add(&o->decoder, id, &piece, &size)) < 0)
         return o->rc;
     const icae_session *s = o->session;
@@ -139,6 +143,7 @@ static int restore_spans(icae_session *s, const icae_slots *slots, ic_generation
         if (corrections)
             span_corrections(g, corrections, count, &span);
         g->expected = span.tokens;
+        o->next = span.first_token;
         g->sampling.max_tokens = left;
         IC_TRY(write_ids(s, &p, 0, &kv, g, o));
         total.prompt_rows += g->result.prompt_rows;
@@ -207,10 +212,12 @@ int icae_restore(icae_session *s, const icae_slots *slots, const icae_generate_o
     output o = {.write = write, .user = user, .session = s};
     IC_TRY(begin(&g, s, options, write));
     IC_TRY(icae_slots_check(slots, s));
-    if (slots->corrections.size && !g.sampling.max_tokens)
+    if (slots->corrections.size && !g.sampling.max_tokens) {
         IC_TRY(restore_exact(s, slots, &g, &o, write, user));
-    else
+    } else {
+        o.token = options ? options->token : NULL;
         IC_TRY(restore_spans(s, slots, &g, NULL, 0, &o));
+    }
     finish(&g, options);
 done:
     ic_buffer_free(&o.text);
