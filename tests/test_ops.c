@@ -182,7 +182,7 @@ static void test_linear(void **state)
                 check_linear((linear_case){x, w, x, rows[j], 33, c}, 3, true, 0.25f, false);
                 check_linear((linear_case){x, w, x, rows[j], 34, c}, 3, false, -2.5f, true);
             }
-            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 1, 300, 1024}, 0, true, 1,
+            check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 1, 700, 1024}, 0, true, 1,
                          0);
             check_linear((linear_case){b ? IC_BF16 : IC_F32, w, IC_F32, 300, 1, 256}, 0, true, 1,
                          0);
@@ -240,7 +240,7 @@ static void test_outer(void **state)
 /* ---- row by row ------------------------------------------------------------------------------- */
 
 /* Shapes: one row, many rows, odd widths, and one large enough for threads. */
-static const int shapes[][2] = {{1, 1}, {1, 83}, {37, 65}, {3, 1030}, {130, 200}};
+static const int shapes[][2] = {{1, 1}, {1, 83}, {37, 65}, {3, 1030}, {330, 200}};
 
 static const ic_dtype act_types[] = {IC_F32, IC_BF16};
 

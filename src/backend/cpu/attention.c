@@ -58,7 +58,7 @@ void ic_cpu_attention(ic_backend *be, ic_mat o, ic_mat q, const ic_attention *a,
         cpu->ref.attention(be, o, q, a, lse);
         return;
     }
-    int threads = work_of(a) < 8 * IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, work_of(a) / IC_ATTENTION_PACE);
     int block = IC_ATTENTION_ROWS / group;
     int64_t ticket = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -96,7 +96,7 @@ void ic_cpu_attention_back(ic_backend *be, ic_mat dq, ic_mat dout, ic_mat o, ic_
         cpu->ref.attention_back(be, dq, dout, o, q, a, lse);
         return;
     }
-    int threads = work_of(a) < 8 * IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, work_of(a) / IC_ATTENTION_PACE);
     int64_t tasks = (int64_t)a->count * a->kv_heads;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)
     for (int64_t i = 0; i < tasks; i++) {

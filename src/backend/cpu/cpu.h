@@ -14,7 +14,7 @@
 enum {
     IC_MAX_THREADS = 512,
     IC_GEMV_ROWS = 8,       /* up to so many rows weights are streamed straight from memory */
-    IC_SERIAL_WORK = 16384, /* elements below which a parallel region costs more than it gives */
+    IC_SERIAL_WORK = 65536, /* see ic_cpu_threads */
     IC_PRODUCT_ROWS = 192,  /* block of a product that one thread computes */
     IC_PRODUCT_COLS = 64,
     IC_ATTENTION_ROWS = 128,  /* queries times heads of a group that share packed keys */
@@ -134,6 +134,18 @@ static inline void ic_share(int n, int step, int part, int parts, int *first, in
     int64_t units = ((int64_t)n + step - 1) / step;
     *first = (int)IC_MIN((int64_t)n, units * part / parts * step);
     *end = (int)IC_MIN((int64_t)n, units * (part + 1) / parts * step);
+}
+
+/* What a multiplication with accumulation is in elements of an elementwise operation: in products, in
+ * attention, in products that wait for their weights. */
+enum { IC_PRODUCT_PACE = 64, IC_ATTENTION_PACE = 32, IC_GEMV_PACE = 8 };
+
+/* Threads for so much work, in such elements (IC_SERIAL_WORK of them take about 20 us). Small operations
+ * run on the calling thread: beside other programs, each time that threads wait for one another may
+ * cost a turn of the scheduler. */
+static inline int ic_cpu_threads(const ic_cpu *cpu, int64_t work)
+{
+    return work < IC_SERIAL_WORK ? 1 : cpu->threads;
 }
 
 static inline bool ic_is_act(ic_dtype t)

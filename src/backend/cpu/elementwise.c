@@ -1,8 +1,7 @@
 /*
  * elementwise.c - shares the row-wise operations out to threads.
  *
- * Small ones run on the calling thread alone: a parallel region costs as much as some ten thousand
- * elements. Rows of other types than F32 and BF16 go to the reference.
+ * Small ones run on the calling thread alone. Rows of other types than F32 and BF16 go to the reference.
  */
 #include "backend/cpu/cpu.h"
 
@@ -16,7 +15,7 @@ static ic_row row_of(ic_mat m, int i)
 
 static int threads_for(const ic_cpu *cpu, int rows, int cols)
 {
-    return (int64_t)rows * cols < IC_SERIAL_WORK ? 1 : IC_MIN(cpu->threads, rows);
+    return IC_MIN(ic_cpu_threads(cpu, (int64_t)rows * cols), rows);
 }
 
 /* Runs the statement for every row t of `rows`, in parallel if there is enough to do. */
@@ -127,7 +126,7 @@ static void cpu_rows(ic_backend *be, ic_mat dst, const int32_t *to, ic_mat src, 
                           accumulate));
         return;
     }
-    int threads = (int64_t)n * src.cols < IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, (int64_t)n * src.cols);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int first, end;
@@ -178,7 +177,7 @@ static void cpu_adamw(ic_backend *be, float *p, float *m, float *v, const float 
 {
     ic_cpu *cpu = ic_cpu_of(be);
     ic_adamw a = {lr, beta1, beta2, eps, decay, c1, c2, grad_scale};
-    int threads = n < IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, (int64_t)n);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         size_t first, end;
@@ -191,7 +190,7 @@ static double cpu_sum_squares(ic_backend *be, const float *x, size_t n)
 {
     ic_cpu *cpu = ic_cpu_of(be);
     double part[IC_MAX_THREADS] = {0}, sum = 0;
-    int threads = n < IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, (int64_t)n);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         size_t first, end;

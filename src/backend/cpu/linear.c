@@ -32,8 +32,8 @@ static void decode_block(const ic_cpu *cpu, void *dst, ic_dtype type, ic_mat m, 
                          int c, int n)
 {
     size_t out = ic_row_bytes(type, (size_t)n), skip = ic_row_bytes(m.dtype, (size_t)c);
-    bool parallel = (int64_t)rows * n >= IC_SERIAL_WORK;
-#pragma omp parallel for num_threads(cpu->threads) if (parallel) schedule(static)
+    int threads = ic_cpu_threads(cpu, (int64_t)rows * n);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int i = 0; i < rows; i++)
         cpu->k->decode((char *)dst + (size_t)i * out, type == IC_BF16,
                        (const char *)ic_mat_row(m, (size_t)(row + i)) + skip, m.dtype, (size_t)n);
@@ -76,8 +76,7 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
             cpu->k->group_sums(sums + t * (size_t)(g.x.cols / 32), ic_mat_row(g.x, t), g.x.cols);
         g.sums = sums;
     }
-    int64_t work = (int64_t)g.w.rows * g.w.cols * g.x.rows;
-    int threads = work < IC_SERIAL_WORK ? 1 : cpu->threads;
+    int threads = ic_cpu_threads(cpu, (int64_t)g.w.rows * g.w.cols * g.x.rows / IC_GEMV_PACE);
     if (threads == 1) {
         cpu->k->gemv(&g, 0, g.w.rows);
         return;
