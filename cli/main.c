@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 static const cli_command *const commands[] = {
-    &cli_compress, &cli_restore,  &cli_ask,      &cli_chat, &cli_continue, &cli_info,
-    &cli_verify,   &cli_pretrain, &cli_finetune, &cli_plot, &cli_eval,     &cli_report,
+    &cli_compress, &cli_restore,  &cli_ask,  &cli_chat, &cli_continue, &cli_info,  &cli_verify,
+    &cli_pretrain, &cli_finetune, &cli_plot, &cli_eval, &cli_report,   &cli_serve,
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -556,6 +556,40 @@ ICAE_API int icae_store_describe(icae_store_info *out, icae_store *store);
 /* ICAE_OK if the database answers. */
 ICAE_API int icae_store_ping(icae_store *store);
 
+/* ---- serving ---------------------------------------------------------------------------------- */
+
+/* An HTTP server as docs/openapi.yaml describes it: OpenAI's chat and completions over contexts that are
+ * kept in a store. Zero fields are defaults. */
+typedef struct icae_serve_options {
+    const char *host;  /* NULL: 127.0.0.1 */
+    int port;          /* 0: a free one, which `ready` tells */
+    const char *name;  /* of the model; NULL: the last part of its path */
+    icae_store *store; /* borrowed; NULL: no contexts */
+    const char
+        *tokens;   /* file of lines NAME TOKEN [REQUESTS A MINUTE [CONTEXTS]]; NULL: everyone may */
+    bool insecure; /* may be reached from other machines without tokens */
+    const char *cert, *key; /* PEM files; NULL: no TLS */
+    const char *cors;       /* an origin whose pages may call, or "*"; NULL: none */
+    int sequences;          /* replies at work at a time; 0: 32 */
+    int queue;              /* requests that wait besides; 0: 64 */
+    int max_n;              /* replies to one request; 0: 8 */
+    uint64_t max_tokens;    /* of one reply; 0: 4096 */
+    uint64_t max_body;      /* bytes; 0: 16 MiB */
+    int max_connections;    /* 0: 2048 */
+    int max_per_ip;         /* connections of one address; 0: no bound */
+    uint64_t prefix_bytes;  /* cached keys and values of slots; 0: 256 MiB */
+    double timeout;         /* seconds of silence, and for the head of a request; 0: 60 */
+    double drain;           /* seconds that running requests have at the end; 0: 30 */
+    const char *log;        /* a file for JSON lines, or "-": standard error; NULL: none */
+    void (*ready)(void *user, const char *url); /* may be NULL */
+    bool (*stop)(void *user); /* asked some twenty times a second; true: drain and return */
+    void *user;
+} icae_serve_options;
+
+/* Serves until `stop`. The session belongs to the server meanwhile; without adapter there are no contexts.
+ * ICAE_EINVAL: the host can be reached from other machines, but there are no tokens. */
+ICAE_API int icae_serve(icae_session *session, const icae_serve_options *options);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,6 +26,7 @@ need_library libzstd libzstd-dev
 need_library zlib zlib1g-dev
 need_library sqlite3 libsqlite3-dev
 need_library libpq libpq-dev
+need_library libmicrohttpd libmicrohttpd-dev
 need_library cmocka libcmocka-dev
 # oneDNN 2.6 brings no pkg-config file.
 found_dnnl=
