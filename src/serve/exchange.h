@@ -29,7 +29,7 @@ struct ic_exchange {
     int queries;
     ic_buffer body;
     double deadline; /* for the rest of the request */
-    bool arrived, too_large, handed;
+    bool arrived, too_large, far_too_large, handed;
     /* the response; all below under `lock` */
     pthread_mutex_t lock;
     ic_pair set[IC_EXCHANGE_SET];

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { MOST_VALUES = 100000 };
 
@@ -200,6 +201,12 @@ int ic_query_flag(ic_fields *f, const char *name, const char *value, bool *out)
         return ic_fields_wrong(f, name, "true or false");
     *out = yes;
     return 1;
+}
+
+bool ic_is_media_type(const char *type, const char *wanted)
+{
+    size_t n = type ? strcspn(type, "; \t") : 0;
+    return n == strlen(wanted) && strncasecmp(type, wanted, n) == 0;
 }
 
 bool ic_is_context_id(const char *text)

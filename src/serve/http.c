@@ -214,8 +214,10 @@ static bool keep_request(ic_exchange *x, const char *url, const char *method)
     }
     const char *length =
         MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "Content-Length");
-    x->too_large =
-        length && (strlen(length) > 18 || strtoull(length, NULL, 10) > x->http->options.body);
+    uint64_t bytes = length ? strtoull(length, NULL, 10) : 0; /* ULLONG_MAX if it is more */
+    x->too_large = bytes > x->http->options.body;
+    /* A little too much is received, and forgotten: most clients hear the answer only then. */
+    x->far_too_large = bytes / 4 > x->http->options.body;
     return x->method && x->path;
 }
 
@@ -242,7 +244,7 @@ static enum MHD_Result receive(void *user, struct MHD_Connection *connection, co
         x->deadline = ic_seconds() + h->options.timeout;
         if (!keep_request(x, url, method))
             return MHD_NO;
-        if (!x->too_large)
+        if (!x->far_too_large)
             return MHD_YES;
         h->options.too_large(h->options.user, x); /* before the body is sent at all */
         return respond(x);

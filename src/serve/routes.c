@@ -124,7 +124,7 @@ static bool may_go_on(ic_call *c, const route *r)
 static bool is_json(ic_call *c)
 {
     const char *type = ic_exchange_header(c->x, "Content-Type");
-    if (type && strncasecmp(type, "application/json", 16) == 0)
+    if (ic_is_media_type(type, "application/json"))
         return true;
     ic_set_message("Content-Type %.80s: expected application/json", type ? type : "(none)");
     ic_call_error(c, 415, "invalid_request_error", "unsupported_media_type", NULL);

@@ -178,7 +178,8 @@ static void drain(ic_server *s)
 
 static void end_server(ic_server *s)
 {
-    ic_worker_halt(s->worker);
+    if (s->worker)
+        ic_worker_halt(s->worker);
     ic_http_stop(s->http); /* its handlers may still wait for the worker */
     ic_worker_stop(s->worker);
     ic_log_close(s->log);

@@ -7,20 +7,12 @@
 #include "serve/fields.h"
 
 #include <string.h>
-#include <strings.h>
 
 static const char *const members[] = {"text",  "name", "rate", "check",
                                       "exact", "int8", "ttl",  NULL};
 
 enum { LONGEST_NAME = 200 };
 static const int64_t longest_ttl = INT64_C(100) * 365 * 86400;
-
-/* The media type, without parameters. */
-static bool is_type(const char *type, const char *wanted)
-{
-    size_t n = strcspn(type, "; \t");
-    return n == strlen(wanted) && strncasecmp(type, wanted, n) == 0;
-}
 
 static int check_name(ic_fields *f, const char *name)
 {
@@ -79,11 +71,12 @@ int ic_text_request_parse(ic_text_request *r, const char *type, const char *body
     double rate = 0;
     int64_t ttl = 0;
     *r = (ic_text_request){.options.check = true, .text = body, .size = size};
-    if (is_type(type, "application/json")) {
+    if (ic_is_media_type(type, "application/json")) {
         IC_TRY(read_json(r, &f, &rate, &ttl, body, size));
-    } else if (is_type(type, "text/plain")) {
+    } else if (ic_is_media_type(type, "text/plain")) {
         IC_TRY(ic_fields_utf8(body, size, "the text"));
-    } else if (is_type(type, "application/vnd.icae") || is_type(type, "application/octet-stream")) {
+    } else if (ic_is_media_type(type, "application/vnd.icae") ||
+               ic_is_media_type(type, "application/octet-stream")) {
         r->file = true;
     } else {
         return ic_fail(ICAE_EUNSUPPORTED,
