@@ -222,6 +222,6 @@ int cli_train(const cli_command *command, icae_train_stage stage, int argc, char
 /* ---- the commands ---------------------------------------------------------------------------- */
 
 extern const cli_command cli_compress, cli_restore, cli_ask, cli_chat, cli_continue, cli_info,
-    cli_verify, cli_pretrain, cli_finetune, cli_plot, cli_eval, cli_report, cli_serve;
+    cli_verify, cli_pretrain, cli_finetune, cli_plot, cli_eval, cli_report, cli_serve, cli_store;
 
 #endif

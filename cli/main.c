@@ -11,7 +11,7 @@
 
 static const cli_command *const commands[] = {
     &cli_compress, &cli_restore,  &cli_ask,  &cli_chat, &cli_continue, &cli_info,  &cli_verify,
-    &cli_pretrain, &cli_finetune, &cli_plot, &cli_eval, &cli_report,   &cli_serve,
+    &cli_pretrain, &cli_finetune, &cli_plot, &cli_eval, &cli_report,   &cli_serve, &cli_store,
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
