@@ -527,6 +527,18 @@ static void test_list(void **state)
     assert_int_equal(n, 1);
     assert_memory_equal(page, &c, sizeof c);
     icae_free(page);
+    /* every choice of conditions is a statement of its own; there are more than are kept */
+    for (int i = 0; i < 128; i++) {
+        icae_store_query q = {.owner = i & 1 ? c.owner : NULL,
+                              .name = i & 2 ? c.name : NULL,
+                              .base = i & 4 ? c.base : NULL,
+                              .adapter = i & 8 ? c.adapter : NULL,
+                              .text_sha256 = i & 16 ? c.text_sha256 : NULL,
+                              .after = i & 32 ? c.id : NULL};
+        assert_ok(icae_store_list(&page, &n, s, &q));
+        assert_true(i & 32 ? n < 130 : n > 0);
+        icae_free(page);
+    }
     /* the cursor need not exist any more */
     assert_ok(icae_store_list(&page, &n, s, &(icae_store_query){.limit = 2}));
     assert_ok(icae_store_remove(s, NULL, page[0].id));

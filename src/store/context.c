@@ -254,13 +254,15 @@ static int add_condition(listing *l, const char *condition, const char *value)
     return ic_buffer_addf(&l->sql, condition, l->count);
 }
 
-/* Only the conditions that are asked for, so that the database can choose its index by them. */
+/* Only the conditions that are asked for, so that the database can choose its index by them; and the page
+ * before what is joined to it, so that it need not guess how many rows that will be. */
 static int build(listing *l)
 {
     int rc = ICAE_OK;
     const icae_store_query *q = l->query;
     l->count = 1; /* the time */
-    IC_TRY(ic_buffer_addf(&l->sql, "SELECT " COLUMNS FROM));
+    IC_TRY(ic_buffer_addf(&l->sql, "SELECT " COLUMNS
+                                   " FROM (SELECT c.* FROM icae_contexts c WHERE " IC_SQL_VISIBLE));
     IC_TRY(add_condition(l, " AND c.id < $%d", q->after && *q->after ? q->after : NULL));
     IC_TRY(add_condition(l, " AND c.owner = $%d", q->owner));
     IC_TRY(add_condition(l, " AND c.name = $%d", q->name));
@@ -270,7 +272,10 @@ static int build(listing *l)
         l, " AND c.blob IN (SELECT k.key FROM icae_blobs k WHERE k.text_sha256 = $%d)",
         q->text_sha256));
     l->parameters[l->count++] = ic_db_int((int64_t)l->rows.room);
-    IC_TRY(ic_buffer_addf(&l->sql, " ORDER BY c.id DESC LIMIT $%d", l->count));
+    IC_TRY(ic_buffer_addf(&l->sql,
+                          " ORDER BY c.id DESC LIMIT $%d) c"
+                          " JOIN icae_blobs b ON b.key = c.blob ORDER BY c.id DESC",
+                          l->count));
 done:
     return rc;
 }

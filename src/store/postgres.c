@@ -138,6 +138,23 @@ static ic_value column(const PGresult *r, int row, int i)
 
 /* ---- statements ------------------------------------------------------------------------------- */
 
+static int script(ic_db *db, const char *sql)
+{
+    postgres *q = (postgres *)db;
+    PGresult *r = PQexec(q->handle, sql);
+    ExecStatusType status = PQresultStatus(r);
+    int rc = status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ? ICAE_OK : failed(q, r);
+    PQclear(r);
+    return rc;
+}
+
+static void forget(postgres *q)
+{
+    for (int i = 0; i < q->kept_count; i++)
+        ic_free(q->kept[i]);
+    q->kept_count = 0;
+}
+
 static int prepare(char name[8], postgres *q, const char *sql, const ic_value *v, int count)
 {
     Oid types[PARAMETERS];
@@ -147,8 +164,15 @@ static int prepare(char name[8], postgres *q, const char *sql, const ic_value *v
     snprintf(name, 8, "s%d", i);
     if (i < q->kept_count)
         return ICAE_OK;
-    if (i == STATEMENTS || count > PARAMETERS)
-        return ic_fail(ICAE_ELIMIT, "more than %d kinds of statements", STATEMENTS);
+    if (count > PARAMETERS)
+        return ic_fail(ICAE_ELIMIT, "a statement of %d parameters", count);
+    if (i == STATEMENTS) {
+        int rc = script(&q->db, "DEALLOCATE ALL");
+        if (rc < 0)
+            return rc;
+        forget(q);
+        snprintf(name, 8, "s0");
+    }
     for (int p = 0; p < count; p++)
         types[p] = oid_of(&v[p]);
     char *copy = ic_strdup(sql);
@@ -226,16 +250,6 @@ static int run(ic_db *db, const char *sql, const ic_value *parameters, int count
     return rc;
 }
 
-static int script(ic_db *db, const char *sql)
-{
-    postgres *q = (postgres *)db;
-    PGresult *r = PQexec(q->handle, sql);
-    ExecStatusType status = PQresultStatus(r);
-    int rc = status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ? ICAE_OK : failed(q, r);
-    PQclear(r);
-    return rc;
-}
-
 /* ---- transactions ----------------------------------------------------------------------------- */
 
 static void rollback(ic_db *db)
@@ -281,8 +295,7 @@ static void shrink(ic_db *db)
 static void disconnect(ic_db *db)
 {
     postgres *q = (postgres *)db;
-    for (int i = 0; i < q->kept_count; i++)
-        ic_free(q->kept[i]);
+    forget(q);
     PQfinish(q->handle);
     ic_free(q);
 }
@@ -296,7 +309,7 @@ static void say_nothing(void *user, const PGresult *r)
 /* The guarantees that the store gives, whatever the server's defaults are. */
 static int set_up(postgres *q, double timeout)
 {
-    char sql[256];
+    char sql[400];
     PQsetNoticeReceiver(q->handle, say_nothing, NULL);
     int ms = (int)(timeout * 1000);
     snprintf(sql, sizeof sql,

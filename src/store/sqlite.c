@@ -68,6 +68,15 @@ static int script(ic_db *db, const char *sql)
     return error == SQLITE_OK ? ICAE_OK : failed(q, error);
 }
 
+static void forget(sqlite *q)
+{
+    for (int i = 0; i < q->kept_count; i++) {
+        sqlite3_finalize(q->kept[i].statement);
+        ic_free(q->kept[i].sql);
+    }
+    q->kept_count = 0;
+}
+
 static int prepare(sqlite3_stmt **out, sqlite *q, const char *sql)
 {
     for (int i = 0; i < q->kept_count; i++) {
@@ -77,7 +86,7 @@ static int prepare(sqlite3_stmt **out, sqlite *q, const char *sql)
         }
     }
     if (q->kept_count == STATEMENTS)
-        return ic_fail(ICAE_ELIMIT, "more than %d kinds of statements", STATEMENTS);
+        forget(q);
     char *copy = ic_strdup(sql);
     if (!copy)
         return ICAE_ENOMEM;
@@ -206,10 +215,7 @@ static void shrink(ic_db *db)
 static void disconnect(ic_db *db)
 {
     sqlite *q = (sqlite *)db;
-    for (int i = 0; i < q->kept_count; i++) {
-        sqlite3_finalize(q->kept[i].statement);
-        ic_free(q->kept[i].sql);
-    }
+    forget(q);
     sqlite3_close_v2(q->handle);
     ic_free(q->path);
     ic_free(q);
