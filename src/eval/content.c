@@ -8,12 +8,25 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Without the '=' that marks the kinds that are made. */
+static const char *kind_of(const ic_cell *c)
+{
+    return c->set + (*c->set == '=');
+}
+
 static void row(ic_report *r, ic_cell *c)
 {
-    ic_report_row(r, "ssiiinnnnnn", c->s->name, c->set + (*c->set == '='), (uint64_t)c->length,
-                  (uint64_t)c->count, c->wanted, ic_stats_mean(&c->loss), ic_cell_corpus_bleu(c),
+    ic_report_row(r, "ssiiinnnnnn", c->s->name, kind_of(c), (uint64_t)c->length, (uint64_t)c->count,
+                  c->wanted, ic_stats_mean(&c->loss), ic_cell_corpus_bleu(c),
                   ic_stats_mean(&c->bleu), ic_stats_quantile(&c->bleu, 0.5),
                   ic_stats_mean(&c->prefix), ic_stats_mean(&c->accuracy));
+}
+
+/* The kind, behind the system's name if there are several. */
+static void label_of(char out[192], const ic_eval *e, const ic_cell *c)
+{
+    bool several = e->systems > 1;
+    snprintf(out, 192, "%s%s%s", several ? c->s->name : "", several ? " " : "", kind_of(c));
 }
 
 static void chart(ic_eval *e, ic_cell *cells, size_t n)
@@ -22,8 +35,7 @@ static void chart(ic_eval *e, ic_cell *cells, size_t n)
     ic_report_chart(r, "box", "BLEU by kind of text", "", "");
     for (size_t i = 0; i < n; i++) {
         char label[192];
-        snprintf(label, sizeof label, "%s%s%s", e->systems > 1 ? cells[i].s->name : "",
-                 e->systems > 1 ? " " : "", cells[i].set + (*cells[i].set == '='));
+        label_of(label, e, &cells[i]);
         ic_report_box(r, label, &cells[i].bleu);
     }
     ic_report_chart_end(r);
@@ -31,8 +43,7 @@ static void chart(ic_eval *e, ic_cell *cells, size_t n)
     for (size_t i = 0; i < n; i++) {
         char label[192];
         double mean = ic_stats_mean(&cells[i].loss), half = ic_stats_half(&cells[i].loss);
-        snprintf(label, sizeof label, "%s%s%s", e->systems > 1 ? cells[i].s->name : "",
-                 e->systems > 1 ? " " : "", cells[i].set + (*cells[i].set == '='));
+        label_of(label, e, &cells[i]);
         ic_report_bar(r, label, mean, mean - half, mean + half);
     }
     ic_report_chart_end(r);
