@@ -400,8 +400,7 @@ def test_hostile_bodies(s: Server) -> None:
 
 def test_hostile_bytes(s: Server) -> None:
     """What is no HTTP, or half of it, or pretends to be longer than it is."""
-    assert b" 400 " in s.raw(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 3) or True
-    for data in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+    for data in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
                  b"Content-Length: -5\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n"):
         got = s.raw(data, 5)
         assert not got or got.split(b" ", 2)[1][:1] in b"45", (data, got[:100])
