@@ -42,7 +42,8 @@ demo: deps
 	@tools/quietly.sh "building icae" $(MAKE) --no-print-directory program
 	@demo/run.sh $(BUILD)/icae
 
-test: deps
+test:
+	@tools/install-deps.sh --tests
 	$(call configure,$(BUILD),-DCMAKE_BUILD_TYPE=Release -DICAE_WERROR=ON)
 	cmake --build $(BUILD) --parallel $(JOBS)
 	ctest --test-dir $(BUILD) --output-on-failure -j $(TEST_JOBS)

@@ -412,7 +412,8 @@ def test_hostile_bytes(s: Server) -> None:
             one.sendall(half)
     too_big = b"POST /v1/contexts HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 999999999\r\n\r\n"
     assert b" 413 " in s.raw(too_big + b"x" * 1000, 5)[:40]
-    chunked = b"POST /v1/contexts HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = b"POST /v1/contexts HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\n" \
+              b"Transfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     assert b" 413 " in s.raw(chunked + piece * 24 + b"0\r\n\r\n", 10)[:40]  # the limit of this server is 1 MiB
     s.post("/v1/contexts", b"x" * (1 << 20) + b"y", Content_Type="text/plain").bad(413, "1048576")
@@ -450,12 +451,19 @@ def test_other_model(s: Server) -> None:
 
 
 def begin_long(s: Server) -> socket.socket:
-    """A stream that goes on for long, begun and not read further: thousands of tokens of restored text."""
+    """A stream that goes on for a second or more, begun and not read further: 3,500 tokens of restored text."""
     c = s.context(TEXT * 14, "?check=false")
     one = socket.create_connection(s.address, timeout=60)
     one.sendall(f"GET /v1/contexts/{c['id']}/text HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
     assert one.recv(15) == b"HTTP/1.1 200 OK"
     return one
+
+
+def read_all(one: socket.socket) -> bytes:
+    got = b""
+    while piece := one.recv(65536):
+        got += piece
+    return got
 
 
 def test_gone(s: Server) -> None:
@@ -638,13 +646,10 @@ def test_slow_clients(_: Server) -> None:
 def test_drain(_: Server) -> None:
     """SIGTERM lets running replies finish and takes no new ones; what takes too long is cut, in time."""
     s = Server(ICAE, "--drain", "60")
-    got: list = []
-    reader = threading.Thread(target=lambda: got.append(s.chat("Tell me all.", max_tokens=400, temperature=1, seed=3, stream=True)))
-    reader.start()
+    one = begin_long(s)
     wait_for(lambda: s.get("/healthz").good()["running"] == 1)
     s.process.send_signal(signal.SIGTERM)
-    reader.join()
-    assert got and got[0].streamed() and s.process.wait(60) == 0
+    assert b"event: done" in read_all(one) and s.stop() == 0
     try:
         socket.create_connection(s.address, timeout=2).close()
         raise AssertionError("it still listens")
@@ -655,9 +660,7 @@ def test_drain(_: Server) -> None:
     start = time.monotonic()
     status = s.stop()
     assert status == 0 and time.monotonic() - start < 20
-    rest = b""
-    while piece := one.recv(65536):
-        rest += piece
+    rest = read_all(one)
     assert b"event: text" in rest and b'"code":"stopped"' in rest and b"event: done" not in rest
 
 

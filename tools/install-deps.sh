@@ -37,6 +37,13 @@ done
 if [ "${1:-}" = --tests ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing+=(chromium)
+    need_command python3 python3
+    python3 -c 'import yaml' 2>/dev/null || missing+=(python3-yaml)
+    need_command curl curl
+    need_command openssl openssl
+    need_library libcurl libcurl4-openssl-dev
+    need_library ompi-c libopenmpi-dev
+    need_command mpirun openmpi-bin
 fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0
