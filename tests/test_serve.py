@@ -649,12 +649,13 @@ def test_drain(_: Server) -> None:
     one = begin_long(s)
     wait_for(lambda: s.get("/healthz").good()["running"] == 1)
     s.process.send_signal(signal.SIGTERM)
-    assert b"event: done" in read_all(one) and s.stop() == 0
+    assert b"event: done" in read_all(one) and s.process.wait(60) == 0
     try:
         socket.create_connection(s.address, timeout=2).close()
         raise AssertionError("it still listens")
     except ConnectionError:
         pass
+    s.end()
     s = Server(ICAE, "--drain", "0.1")
     one = begin_long(s)
     start = time.monotonic()
@@ -662,6 +663,7 @@ def test_drain(_: Server) -> None:
     assert status == 0 and time.monotonic() - start < 20
     rest = read_all(one)
     assert b"event: text" in rest and b'"code":"stopped"' in rest and b"event: done" not in rest
+    s.end()
 
 
 # ---- stores --------------------------------------------------------------------------------------------
