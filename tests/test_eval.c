@@ -233,12 +233,42 @@ static void fill(outcome *o, ic_eval *e, ic_system *s)
     }
 }
 
-/* Together as one by one: the same tokens, the same figures. */
+static int refuse_third(void *user, const ic_restoration *r)
+{
+    (void)r;
+    return ++*(int *)user < 3 ? ICAE_OK : ic_fail(ICAE_EIO, "no third");
+}
+
+static bool any(void *user, ic_restoration *r)
+{
+    static const int32_t ids[40] = {5, 6, 7};
+    (void)user;
+    *r = (ic_restoration){.ids = ids, .count = 40};
+    static int left = 12;
+    return left-- > 0;
+}
+
+/* Restores them all with so many threads. */
+static void all_together(outcome *o, ic_system *s, int threads)
+{
+    icae_session *own = s->session;
+    o->at = o->delivered = 0;
+    for (size_t i = 0; i < TEXTS_MADE; i++)
+        o->restored[i].count = 0;
+    MUST(icae_session_new(&s->session, s->model, s->adapter,
+                          &(icae_session_options){.threads = threads}));
+    MUST(ic_restore_all(s, &(ic_restore_plan){.next = next, .done = done, .user = o}));
+    assert_int_equal(o->delivered, TEXTS_MADE);
+    icae_session_free(s->session);
+    s->session = own;
+}
+
+/* Together as one by one, in one thread and in several: the same tokens, the same figures. */
 static void test_batches(void **state)
 {
     (void)state;
     static icae_eval_options options;
-    static outcome o;
+    static outcome several, o;
     ic_system s = {.name = "bundled"};
     ic_eval e = {.options = &options, .system = &s, .systems = 1, .seed = 3};
     size_t wrong = 0;
@@ -248,14 +278,18 @@ static void test_batches(void **state)
     MUST(icae_session_new(&s.session, s.model, s.adapter, &(icae_session_options){.threads = 1}));
     s.ids = ic_alloc(e.data.documents, sizeof *s.ids);
     fill(&o, &e, &s);
-    MUST(ic_restore_all(&s, &(ic_restore_plan){.next = next, .done = done, .user = &o}));
-    assert_int_equal(o.delivered, TEXTS_MADE);
+    fill(&several, &e, &s);
+    all_together(&o, &s, 1);
+    all_together(&several, &s, 3);
     for (size_t i = 0; i < TEXTS_MADE; i++) {
         ic_ids alone = {0};
         icae_fidelity f = {0};
         one_by_one(&alone, &f, s.session, o.ids[i], o.count[i]);
         assert_int_equal(o.restored[i].count, alone.count);
         assert_memory_equal(o.restored[i].ids, alone.ids, alone.count * sizeof *alone.ids);
+        assert_int_equal(several.restored[i].count, alone.count);
+        assert_memory_equal(several.restored[i].ids, alone.ids, alone.count * sizeof *alone.ids);
+        assert_float_equal(several.fidelity[i].loss, f.loss, 1e-5);
         assert_float_equal(o.fidelity[i].loss, f.loss, 1e-5);
         assert_float_equal(o.fidelity[i].accuracy, f.accuracy, 0);
         assert_int_equal(o.fidelity[i].exact_prefix, f.exact_prefix);
@@ -263,8 +297,16 @@ static void test_batches(void **state)
                  memcmp(alone.ids, o.ids[i], alone.count * sizeof *alone.ids) != 0;
         ic_ids_free(&alone);
         ic_ids_free(&o.restored[i]);
+        ic_ids_free(&several.restored[i]);
     }
     assert_true(wrong > 6); /* else there was nothing to decode */
+    int taken = 0;          /* an error of the caller ends all threads */
+    s.session->be->threads = 3;
+    ic_restore_plan refused = {.next = any, .done = refuse_third, .user = &taken};
+    assert_int_equal(ic_restore_all(&s, &refused), ICAE_EIO);
+    assert_string_equal(icae_error_message(), "no third");
+    assert_int_equal(taken, 3);
+    s.session->be->threads = 1;
     for (size_t i = 0; i < e.data.documents; i++)
         ic_ids_free(&s.ids[i]);
     ic_free(s.ids);

@@ -199,7 +199,24 @@ int ic_record_keep(ic_eval *e, const char *key, const char *const *names, const 
                    size_t n);
 int ic_record_skip(ic_eval *e, const char *key, int rc);
 
-/* ---- restoring many texts (restore.c) --------------------------------------------------------- */
+/* ---- threads (gang.c) ------------------------------------------------------------------------- */
+
+typedef struct ic_gang ic_gang;
+
+typedef struct ic_gang_plan {
+    int members;
+    int (*work)(ic_gang *g, int number,
+                void *user); /* in a thread of its own: number 0 … members-1 */
+    int (*take)(void *user, const void *result); /* in the thread that runs the gang */
+    void *user;
+} ic_gang_plan;
+
+/* Until all members are done, or the first error of `work` or `take`. */
+int ic_gang_run(const ic_gang_plan *plan);
+/* From `work`: waits until the result was taken. ICAE_ECANCELLED: an error elsewhere ends everything. */
+int ic_gang_give(ic_gang *g, const void *result);
+
+/* ---- restoring many texts (restore.c, restore_all.c) --------------------------------------------------------- */
 
 /* One text to be compressed and restored; the results are valid in `done` only. */
 typedef struct ic_restoration {
@@ -221,8 +238,12 @@ typedef struct ic_restore_plan {
         seconds; /* out: spent on losses and restoration, without compressing and next and done */
 } ic_restore_plan;
 
-/* Restores greedily; the tokens are those of icae_restore (up to ties in the rounding of a batch). */
+/* Restores greedily; the tokens are those of icae_restore (up to ties in the rounding of a batch). The
+ * plan's functions are called in this thread. */
 int ic_restore_all(ic_system *s, ic_restore_plan *plan);
+enum { IC_SEQUENCES = 32 }; /* at work at a time */
+/* The same in one session, so many sequences at a time. */
+int ic_restore_on(icae_session *s, ic_restore_plan *plan, int sequences);
 
 /* ---- one entry of a table of restorations (cells.c) ------------------------------------------- */
 

@@ -19,7 +19,7 @@
 #include <string.h>
 
 enum {
-    SEQUENCES = 32, /* at work at a time */
+    ROWS = IC_READ_CHUNK, /* that a step reads, if there are so many */
     MOST_GUESSED = 32,
     FIRST_GUESSED = 8,
     WINDOW = 24, /* tokens that a guess may be off */
@@ -30,10 +30,15 @@ typedef struct text text;
 /* One span of one text. */
 typedef struct part {
     text *of;
-    ic_prompt prompt; /* slots, [AE], what is restored; then the guess, while it is read */
-    ic_kv *kv;        /* all rows of the prompt but the last token */
+    /* slots, [AE]; behind them in the first pass the right tokens, then what is restored and, while it
+     * is read, the guess */
+    ic_prompt prompt;
+    ic_kv *kv; /* of the prompt's first rows */
     const int32_t *known;
-    int count; /* of known */
+    ic_score *scores; /* of known, behind the right tokens */
+    int count;        /* of known */
+    int start;        /* row of [AE], which predicts known[0] */
+    bool first_pass;
     ic_ids out;
     int at;      /* known[at] is the guess of the next token */
     int guessed; /* tokens guessed at a time */
@@ -44,6 +49,7 @@ typedef struct part {
 struct text {
     ic_restoration r;
     icae_slots *slots;
+    ic_score *scores; /* [r.count] */
     part *part;
     size_t parts, left;
     text *after; /* among all that are at work */
@@ -53,11 +59,12 @@ typedef struct work {
     const ic_restore_plan *plan;
     icae_session *session;
     text *all;
-    part *first, **last; /* queue of parts to be decoded */
+    part *first, **last; /* queue of parts that are not at work yet */
     int waiting;
-    part *active[SEQUENCES];
-    int count;
-    double seconds; /* spent on restoring */
+    part *active[IC_SEQUENCES];
+    int count, most;
+    int unread;     /* rows that first passes have still to read */
+    double seconds; /* spent on losses and restoring */
 } work;
 
 static void text_free(text *t)
@@ -70,6 +77,7 @@ static void text_free(text *t)
         ic_ids_free(&t->part[i].out);
     }
     ic_free(t->part);
+    ic_free(t->scores);
     icae_slots_free(t->slots);
     ic_ids_free(&t->r.restored);
     ic_free(t);
@@ -120,29 +128,20 @@ static void find_place(part *p)
     p->at = IC_MIN(best, p->count);
 }
 
-/* ---- the first pass --------------------------------------------------------------------------- */
+/* ---- a text comes and goes -------------------------------------------------------------------- */
 
-/* Scores the right tokens and takes over what the decoder would have said up to its first error. */
-static int read_right(part *p, icae_session *s, ic_score *scores)
+static int make_part(part *p, text *t, const icae_session *s, const ic_span *span)
 {
-    int rc = ICAE_OK, rows = p->prompt.rows, right = 0;
-    IC_TRY(ic_kv_new(&p->kv, &s->model->config, s->act, rows + p->count));
+    int rc = ICAE_OK;
+    *p = (part){.of = t,
+                .known = t->r.ids + span->first_token,
+                .scores = t->scores + span->first_token,
+                .count = (int)span->tokens,
+                .first_pass = true};
+    IC_TRY(ic_span_prompt(&p->prompt, s, t->slots, span));
+    IC_TRY(ic_prompt_fits(&p->prompt, span->tokens, "restoring"));
+    p->start = p->prompt.rows - 1;
     IC_TRY(ic_prompt_ids(&p->prompt, p->known, (size_t)p->count - 1));
-    IC_TRY(
-        ic_prompt_read(s, &p->prompt, 0, p->prompt.rows, p->kv, p->known, p->count, scores, NULL));
-    while (right < p->count && scores[right].best == p->known[right])
-        right++;
-    int32_t next = right < p->count ? scores[right].best : 0;
-    cut(p, rows);
-    p->kv->rows = rows + IC_MIN(right, p->count - 1); /* these stay read */
-    for (int i = 0; i < right && !p->done; i++)
-        IC_TRY(say(p, s, p->known[i]));
-    p->at = right;
-    p->guessed = FIRST_GUESSED;
-    if (!p->done) {
-        IC_TRY(say(p, s, next));
-        find_place(p);
-    }
 done:
     return rc;
 }
@@ -151,60 +150,41 @@ static int make_parts(text *t, icae_session *s)
 {
     int rc = ICAE_OK;
     ic_restoration *r = &t->r;
+    ic_ids ids = {(int32_t *)(uintptr_t)r->ids, (size_t)r->count, (size_t)r->count};
     ic_span span;
     size_t parts = 0;
-    IC_TRY(ic_compress_ids(
-        &t->slots, s, &(ic_ids){(int32_t *)(uintptr_t)r->ids, (size_t)r->count, (size_t)r->count},
-        &(icae_compress_options){.rate = r->rate}));
+    IC_TRY(ic_compress_ids(&t->slots, s, &ids, &(icae_compress_options){.rate = r->rate}));
     r->slots = t->slots->count;
     for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments)
         parts++;
-    if (!(t->part = ic_alloc(parts, sizeof *t->part))) {
+    t->part = ic_alloc(parts, sizeof *t->part);
+    t->scores = ic_alloc((size_t)IC_MAX(r->count, 1), sizeof *t->scores);
+    if (!t->part || !t->scores) {
         rc = ICAE_ENOMEM;
         goto done;
     }
-    for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments) {
-        part *p = &t->part[t->parts++];
-        p->of = t;
-        p->known = r->ids + span.first_token;
-        p->count = (int)span.tokens;
-        IC_TRY(ic_span_prompt(&p->prompt, s, t->slots, &span));
-        IC_TRY(ic_prompt_fits(&p->prompt, span.tokens, "restoring"));
-    }
+    for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments)
+        IC_TRY(make_part(&t->part[t->parts++], t, s, &span));
 done:
     return rc;
 }
 
-/* Compresses, scores, and queues what is still to be decoded. */
+/* Compresses a text and queues its parts. */
 static int start(work *w, text *t)
 {
-    int rc = ICAE_OK;
-    ic_restoration *r = &t->r;
-    ic_score *scores = ic_alloc((size_t)IC_MAX(r->count, 1), sizeof *scores);
-    if (!scores)
-        return ICAE_ENOMEM;
-    rc = make_parts(t, w->session);
+    int rc = make_parts(t, w->session);
     if (rc == ICAE_ELIMIT) { /* the model cannot hold it: told, not measured */
-        r->skipped = icae_error_message();
-        rc = ICAE_OK;
-        goto done;
+        t->r.skipped = icae_error_message();
+        return ICAE_OK;
     }
-    IC_TRY(rc);
-    double begin = ic_seconds();
-    for (size_t i = 0; i < t->parts; i++) {
+    for (size_t i = 0; i < t->parts && rc == ICAE_OK; i++) {
         part *p = &t->part[i];
-        IC_TRY(read_right(p, w->session, scores + (p->known - r->ids)));
-        if (!p->done) {
-            *w->last = p;
-            w->last = &p->next;
-            w->waiting++;
-            t->left++;
-        }
+        *w->last = p;
+        w->last = &p->next;
+        w->waiting++;
+        w->unread += p->prompt.rows;
+        t->left++;
     }
-    w->seconds += ic_seconds() - begin;
-    ic_fidelity_add(&r->fidelity, scores, r->ids, (uint64_t)r->count);
-done:
-    ic_free(scores);
     return rc;
 }
 
@@ -212,9 +192,12 @@ done:
 static int deliver(work *w, text *t)
 {
     int rc = ICAE_OK;
-    for (size_t i = 0; i < t->parts && !t->r.skipped; i++)
-        IC_TRY(ic_ids_append(&t->r.restored, t->part[i].out.ids, t->part[i].out.count));
-    IC_TRY(w->plan->done(w->plan->user, &t->r));
+    ic_restoration *r = &t->r;
+    for (size_t i = 0; i < t->parts && !r->skipped; i++)
+        IC_TRY(ic_ids_append(&r->restored, t->part[i].out.ids, t->part[i].out.count));
+    if (!r->skipped)
+        ic_fidelity_add(&r->fidelity, t->scores, r->ids, (uint64_t)r->count);
+    IC_TRY(w->plan->done(w->plan->user, r));
 done:
     for (text **at = &w->all; *at; at = &(*at)->after)
         if (*at == t) {
@@ -225,10 +208,52 @@ done:
     return rc;
 }
 
-/* ---- a step ----------------------------------------------------------------------------------- */
+/* ---- the first pass --------------------------------------------------------------------------- */
+
+/* The next rows of the right tokens, at most so many. */
+static int read_right(ic_read *out, part *p, const icae_session *s, int most)
+{
+    int rc = ICAE_OK;
+    if (!p->kv)
+        IC_TRY(ic_kv_new(&p->kv, &s->model->config, s->act, p->prompt.rows + 1));
+    int first = p->kv->rows, count = IC_MIN(most, p->prompt.rows - first);
+    int from = IC_MAX(first, p->start);
+    *out = (ic_read){.prompt = &p->prompt, .first = first, .count = count, .kv = p->kv};
+    if (first + count > from) {
+        out->scored = first + count - from;
+        out->targets = p->known + (from - p->start);
+        out->scores = p->scores + (from - p->start);
+    }
+done:
+    return rc;
+}
+
+/* Takes over what the decoder would have said up to its first error. */
+static int keep_prefix(part *p, const icae_session *s)
+{
+    int rc = ICAE_OK, right = 0;
+    while (right < p->count && p->scores[right].best == p->known[right])
+        right++;
+    int32_t next = right < p->count ? p->scores[right].best : 0;
+    cut(p, p->start + 1);
+    p->kv->rows = p->start + 1 + IC_MIN(right, p->count - 1); /* these stay read */
+    for (int i = 0; i < right && !p->done; i++)
+        IC_TRY(say(p, s, p->known[i]));
+    p->first_pass = false;
+    p->at = right;
+    p->guessed = FIRST_GUESSED;
+    if (!p->done) {
+        IC_TRY(say(p, s, next));
+        find_place(p);
+    }
+done:
+    return rc;
+}
+
+/* ---- behind the first error ------------------------------------------------------------------- */
 
 /* The last token and the guess behind it. targets, scores: [1 + MOST_GUESSED]. */
-static int make_read(ic_read *out, part *p, int32_t *targets, ic_score *scores)
+static int read_guess(ic_read *out, part *p, int32_t *targets, ic_score *scores)
 {
     int n = IC_MIN(p->guessed, p->count - (int)p->out.count - 1), first = p->kv->rows;
     n = IC_MAX(IC_MIN(n, p->count - p->at), 0);
@@ -269,25 +294,22 @@ done:
     return rc;
 }
 
-static int step(work *w)
+/* ---- all together ----------------------------------------------------------------------------- */
+
+static void admit(work *w)
 {
-    int rc = ICAE_OK, n = 0;
-    ic_read reads[SEQUENCES];
-    int32_t targets[SEQUENCES][1 + MOST_GUESSED];
-    ic_score scores[SEQUENCES][1 + MOST_GUESSED];
-    while (w->first && w->count < SEQUENCES) {
+    while (w->first && w->count < w->most) {
         w->active[w->count++] = w->first;
         if (!(w->first = w->first->next))
             w->last = &w->first;
         w->waiting--;
     }
-    double begin = ic_seconds();
-    for (int i = 0; i < w->count; i++)
-        IC_TRY(make_read(&reads[i], w->active[i], targets[i], scores[i]));
-    IC_TRY(ic_read_rows(w->session, reads, w->count));
-    for (int i = 0; i < w->count; i++)
-        IC_TRY(keep_right(w->active[i], w->session, &reads[i]));
-    w->seconds += ic_seconds() - begin;
+}
+
+/* What is done leaves. */
+static int sweep(work *w)
+{
+    int rc = ICAE_OK, n = 0;
     for (int i = 0; i < w->count; i++) {
         part *p = w->active[i];
         if (!p->done)
@@ -300,16 +322,50 @@ done:
     return rc;
 }
 
-int ic_restore_all(ic_system *s, ic_restore_plan *plan)
+/* Reads the guesses of all that decode, and right tokens of others as long as there is room. */
+static int step(work *w)
+{
+    int rc = ICAE_OK, n = 0, left = ROWS;
+    ic_read reads[IC_SEQUENCES];
+    part *reader[IC_SEQUENCES];
+    int32_t targets[IC_SEQUENCES][1 + MOST_GUESSED];
+    ic_score scores[IC_SEQUENCES][1 + MOST_GUESSED];
+    double begin = ic_seconds();
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < w->count; i++) {
+            part *p = w->active[i];
+            if (p->first_pass != (pass == 1) || (pass && left <= 0))
+                continue;
+            IC_TRY(pass ? read_right(&reads[n], p, w->session, left)
+                        : read_guess(&reads[n], p, targets[n], scores[n]));
+            left -= reads[n].count;
+            w->unread -= pass ? reads[n].count : 0;
+            reader[n++] = p;
+        }
+    IC_TRY(ic_read_rows(w->session, reads, n));
+    for (int i = 0; i < n; i++) {
+        part *p = reader[i];
+        if (!p->first_pass)
+            IC_TRY(keep_right(p, w->session, &reads[i]));
+        else if (p->kv->rows == p->prompt.rows)
+            IC_TRY(keep_prefix(p, w->session));
+    }
+    w->seconds += ic_seconds() - begin;
+    IC_TRY(sweep(w));
+done:
+    return rc;
+}
+
+int ic_restore_on(icae_session *s, ic_restore_plan *plan, int sequences)
 {
     int rc = ICAE_OK;
     bool more = true;
-    work w = {.plan = plan, .session = s->session};
+    work w = {.plan = plan, .session = s, .most = IC_MIN(IC_MAX(sequences, 1), (int)IC_SEQUENCES)};
     w.last = &w.first;
-    if (!s->session->adapter)
+    if (!s->adapter)
         return ic_fail(ICAE_EINVAL, "restoring needs an adapter");
     while (more || w.count + w.waiting) {
-        while (more && w.count + w.waiting < SEQUENCES) {
+        while (more && w.count + w.waiting < w.most && w.unread < ROWS) {
             text *t = ic_alloc(1, sizeof *t);
             if (!t) {
                 rc = ICAE_ENOMEM;
@@ -326,7 +382,8 @@ int ic_restore_all(ic_system *s, ic_restore_plan *plan)
             if (!t->left)
                 IC_TRY(deliver(&w, t));
         }
-        if (w.count + w.waiting)
+        admit(&w);
+        if (w.count)
             IC_TRY(step(&w));
     }
     plan->seconds = w.seconds;
