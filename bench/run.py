@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -36,8 +35,8 @@ COMPARISONS = {
 }
 
 
-def last_json(command: list[str], environment: dict | None = None) -> dict | None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+def last_json(command: list[str]) -> dict | None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if done.returncode == 0 and lines else None
 
@@ -89,9 +88,8 @@ def compare(options, shape: str, name: str, peer_name: str, peer_arguments: list
 
 def evaluation(options) -> list[dict]:
     """Restoration in an evaluation against one text and one token after the other."""
-    # yielding threads: what else runs on the machine then costs its share, not a multiple of it
-    runs = [last_json([str(options.build / "bench_eval"), "200", "512", str(options.threads)],
-                      {"GOMP_SPINCOUNT": "1000"}) for _ in range(options.rounds)]
+    program = options.build / "bench_eval"
+    runs = [last_json([str(program), "200", "512", str(options.threads)]) for _ in range(options.rounds)]
     runs = [r for r in runs if r]
     if not runs:
         return []
