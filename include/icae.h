@@ -518,6 +518,8 @@ typedef struct icae_store_query {
  * the last. Going from page to page shows each context that is there all the time exactly once. */
 ICAE_API int icae_store_list(icae_context **page, size_t *count, icae_store *store,
                              const icae_store_query *query);
+/* How many contexts match; `after` and `limit` do not count. */
+ICAE_API int icae_store_count(uint64_t *count, icae_store *store, const icae_store_query *query);
 
 /* A context in use by `holder` (a name such as host:process) is neither expired nor evicted until as
  * many releases as holds, or `seconds` after the last hold, so that a holder that died holds nothing. */
@@ -580,6 +582,7 @@ typedef struct icae_serve_options {
     uint64_t prefix_bytes;  /* cached keys and values of slots; 0: 256 MiB */
     double timeout;         /* seconds of silence, and for the head of a request; 0: 60 */
     double drain;           /* seconds that running requests have at the end; 0: 30 */
+    double gc;              /* seconds between removals of what has expired in the store; 0: 300 */
     const char *log;        /* a file for JSON lines, or "-": standard error; NULL: none */
     void (*ready)(void *user, const char *url); /* may be NULL */
     bool (*stop)(void *user); /* asked some twenty times a second; true: drain and return */

@@ -208,10 +208,3 @@ bool ic_is_media_type(const char *type, const char *wanted)
     size_t n = type ? strcspn(type, "; \t") : 0;
     return n == strlen(wanted) && strncasecmp(type, wanted, n) == 0;
 }
-
-bool ic_is_context_id(const char *text)
-{
-    size_t size = strlen(text);
-    return size > 4 && size < 40 && strncmp(text, "ctx_", 4) == 0 &&
-           strspn(text + 4, "0123456789abcdef") == size - 4;
-}

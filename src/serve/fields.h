@@ -38,7 +38,4 @@ int ic_query_flag(ic_fields *f, const char *name, const char *value, bool *out);
 /* A Content-Type (NULL: none) is of this media type, whatever its parameters. */
 bool ic_is_media_type(const char *type, const char *wanted);
 
-/* "ctx_" and hex digits, as a store makes them. */
-bool ic_is_context_id(const char *text);
-
 #endif

@@ -5,6 +5,7 @@
  */
 #include "serve/fields.h"
 #include "serve/serve.h"
+#include "store/store.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -147,8 +148,7 @@ static void answer(ic_call *c)
         }
         if (!may_go_on(c, r) || (r->json && !is_json(c)))
             return;
-        if (*c->id && !ic_is_context_id(c->id)) {
-            ic_set_message("there is no context %s", c->id);
+        if (*c->id && ic_context_check_id(c->id) < 0) {
             ic_call_error(c, 404, "not_found_error", "context_not_found", NULL);
             return;
         }

@@ -254,16 +254,11 @@ static int add_condition(listing *l, const char *condition, const char *value)
     return ic_buffer_addf(&l->sql, condition, l->count);
 }
 
-/* Only the conditions that are asked for, so that the database can choose its index by them; and the page
- * before what is joined to it, so that it need not guess how many rows that will be. */
-static int build(listing *l)
+/* Only the conditions that are asked for, so that the database can choose its index by them. */
+static int add_conditions(listing *l)
 {
     int rc = ICAE_OK;
     const icae_store_query *q = l->query;
-    l->count = 1; /* the time */
-    IC_TRY(ic_buffer_addf(&l->sql, "SELECT " COLUMNS
-                                   " FROM (SELECT c.* FROM icae_contexts c WHERE " IC_SQL_VISIBLE));
-    IC_TRY(add_condition(l, " AND c.id < $%d", q->after && *q->after ? q->after : NULL));
     IC_TRY(add_condition(l, " AND c.owner = $%d", q->owner));
     IC_TRY(add_condition(l, " AND c.name = $%d", q->name));
     IC_TRY(add_condition(l, " AND c.base = $%d", q->base));
@@ -271,6 +266,20 @@ static int build(listing *l)
     IC_TRY(add_condition(
         l, " AND c.blob IN (SELECT k.key FROM icae_blobs k WHERE k.text_sha256 = $%d)",
         q->text_sha256));
+done:
+    return rc;
+}
+
+/* The page before what is joined to it, so that the database need not guess how many rows that will be. */
+static int build(listing *l)
+{
+    int rc = ICAE_OK;
+    const char *after = l->query->after;
+    l->count = 1; /* the time */
+    IC_TRY(ic_buffer_addf(&l->sql, "SELECT " COLUMNS
+                                   " FROM (SELECT c.* FROM icae_contexts c WHERE " IC_SQL_VISIBLE));
+    IC_TRY(add_condition(l, " AND c.id < $%d", after && *after ? after : NULL));
+    IC_TRY(add_conditions(l));
     l->parameters[l->count++] = ic_db_int((int64_t)l->rows.room);
     IC_TRY(ic_buffer_addf(&l->sql,
                           " ORDER BY c.id DESC LIMIT $%d) c"
@@ -310,6 +319,29 @@ int icae_store_list(icae_context **page, size_t *count, icae_store *s,
     l.rows.contexts = NULL;
 done:
     ic_free(l.rows.contexts);
+    ic_buffer_free(&l.sql);
+    return rc;
+}
+
+static int count(void *call, icae_store *s, ic_db *db)
+{
+    listing *l = call;
+    int64_t n = 0;
+    l->parameters[0] = ic_db_int(s->now());
+    int rc = db->driver->run(db, l->sql.data, l->parameters, l->count, ic_row_int, &n);
+    l->rows.count = (size_t)n;
+    return IC_MIN(rc, 0);
+}
+
+int icae_store_count(uint64_t *out, icae_store *s, const icae_store_query *query)
+{
+    int rc = ICAE_OK;
+    listing l = {.query = query ? query : &(icae_store_query){0}, .count = 1};
+    IC_TRY(ic_buffer_addf(&l.sql, "SELECT COUNT(*) FROM icae_contexts c WHERE " IC_SQL_VISIBLE));
+    IC_TRY(add_conditions(&l));
+    IC_TRY(ic_store_read(s, count, &l));
+    *out = l.rows.count;
+done:
     ic_buffer_free(&l.sql);
     return rc;
 }
