@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the seeds in fuzz/corpus/{safetensors,gguf,pt,json}: small good files and hostile ones.
+"""Makes the seeds in fuzz/corpus/{safetensors,gguf,pt,json,request}: small good files and hostile ones.
 Developer only; the .pt seeds are copies of tests/data/*.pt. Needs nothing beyond Python."""
 import json
 import os
@@ -122,3 +122,32 @@ put("pt", "end_only", whole[-22:])
 for name in ["good", "state_dict", "bad_system", "bad_bomb"]:
     with zipfile.ZipFile(os.path.join(source, name + ".pt")) as z:
         put("pt", name + "_pickle", z.read(next(n for n in z.namelist() if n.endswith("/data.pkl"))))
+
+# ---- requests: see fuzz/fuzz_request.c for the first byte ----
+
+everything = {"model": "icae", "messages": [
+    {"role": "system", "content": "Be brief."}, {"role": "developer", "content": [{"type": "text", "text": "Please."}]},
+    {"role": "user", "content": [{"type": "icae_context", "id": "ctx_" + "0" * 32}, {"type": "text", "text": "\u00e9\U0001f40b?"}]},
+    {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And now?"}],
+    "temperature": 0.5, "top_p": 0.9, "n": 2, "max_tokens": 10, "max_completion_tokens": 9, "stop": ["a", "b"], "seed": 5,
+    "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 3, "user": "x", "other": [1],
+    "icae": {"contexts": ["ctx_" + "f" * 32], "compress_over": 100, "top_k": 5, "min_p": 0.1, "colour": 3}}
+plain = {"prompt": "Once upon", "max_tokens": 3, "logprobs": 2, "echo": True, "stop": "x"}
+wrong = [{}, {"messages": []}, {"messages": [7]}, {"messages": [{"role": "robot"}]}, {"messages": [{"role": "user"}]},
+         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, {"messages": [{"role": "assistant", "content": "x"}]},
+         plain | {"prompt": ["a", "b"]}, plain | {"n": 9}, plain | {"n": 1e300}, plain | {"temperature": "hot"}, plain | {"stop": [""]},
+         plain | {"icae": {"contexts": ["x"] * 65}}, plain | {"seed": -0.5}]
+put("request", "chat", b"\0" + json.dumps(everything).encode())
+put("request", "plain", b"\1" + json.dumps(plain).encode())
+for i, one in enumerate(wrong):
+    put("request", f"wrong_{i}", (b"\1" if "prompt" in one else b"\0") + json.dumps(one).encode())
+put("request", "deep", b"\0" + b'{"messages":' + b"[" * 300)
+put("request", "many", b"\0" + b'{"a":[' + b"[]," * 3000 + b"1]}")
+put("request", "zero", b'\1{"prompt":"a\\u0000b"}')
+put("request", "no_utf8", b'\1{"prompt":"\xff"}')
+query = b"a name\x004.5\x00true\x00\x000\x00600\x00"
+put("request", "text_json", b"\4" + query + b'{"text":"Some text.","name":"n","rate":2,"check":false,"exact":true,"int8":true,"ttl":9}')
+put("request", "text_plain", b"\5" + query + "Some text \u00e9.".encode())
+put("request", "text_file", b"\6" + b"-\0" * 6 + b"\x10\0\0\0\0\0\0\0{}")
+put("request", "text_type", b"\7" + b"-\0" * 6 + b"<p>")
+put("request", "text_bad_query", b"\5" + b"-\x000x10\x00maybe\x00-\x00-\x00" + b"9" * 30 + b"\0x")
