@@ -11,7 +11,7 @@ typedef struct settings {
     const char *host, *name, *store, *tokens, *cert, *key, *cors, *log;
     int port, sequences, queue, max_n, max_connections, max_per_ip;
     uint64_t max_tokens, max_body, prefixes, quota;
-    float timeout, drain;
+    float timeout, drain, gc;
     bool insecure;
 } settings;
 
@@ -46,6 +46,8 @@ static const cli_option options[] = {
      offsetof(settings, timeout)},
     {CLI_REAL, 0, "drain", "SECONDS", "Running requests have at the end (30)",
      offsetof(settings, drain)},
+    {CLI_REAL, 0, "gc", "SECONDS", "Between removals of what has expired in the store (300)",
+     offsetof(settings, gc)},
     {CLI_TEXT, 0, "log", "FILE", "JSON lines; - is standard error, none is nowhere (-)",
      offsetof(settings, log)},
     {.type = CLI_END},
@@ -115,6 +117,7 @@ static int serve(const settings *s, const cli_common *common)
         .prefix_bytes = s->prefixes,
         .timeout = (double)s->timeout,
         .drain = (double)s->drain,
+        .gc = (double)s->gc,
         .log = strcmp(s->log, "none") ? s->log : NULL,
         .ready = print_address,
         .stop = is_stopped,

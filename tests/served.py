@@ -21,16 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 class Server:
     """`icae serve` with the bundled model on a free port of loopback."""
 
-    def __init__(self, program: str, *options: str, store: str | None = None, compute: str = "f32", wait: bool = True):
+    def __init__(self, program: str, *options: str, store: str | None = None, compute: str = "f32", prepare=None):
         self.folder = Path(tempfile.mkdtemp(prefix="icae-serve-"))
         self.store = store or str(self.folder / "store.db")
         self.command = [program, "serve", "--port", "0", "--threads", "2", "--compute", compute,
                         "--store", self.store, "--log", str(self.folder / "log"), *options]
+        self.prepare = prepare  # called in the process before it becomes the server
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=open(self.folder / "errors", "ab"), text=True)
+                                        stderr=open(self.folder / "errors", "ab"), text=True, preexec_fn=self.prepare)
         self.url = self.process.stdout.readline().strip()
         if not self.url:
             self.process.wait(30)

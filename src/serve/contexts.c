@@ -6,6 +6,7 @@
 #include "serve/contexts.h"
 
 #include "serve/fields.h"
+#include "store/store.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -46,7 +47,7 @@ int ic_serve_compress(icae_slots **out, ic_call *c, const char *text, size_t siz
     IC_TRY(ic_compression_new(&w.compression, c->server->session, text, size, o));
     if (progress)
         progress(user, "waiting", 0, 0);
-    IC_TRY(ic_worker_do(c->server->worker, &task));
+    IC_TRY(ic_worker_do(c->server->worker, &task, 1));
     IC_TRY(ic_compression_take(out, w.compression));
     ic_metrics *m = &c->server->metrics;
     atomic_fetch_add(&m->compressed_texts, 1);
@@ -178,19 +179,12 @@ static bool parse(ic_text_request *r, ic_call *c)
 static bool check_bound(ic_call *c)
 {
     uint64_t have = 0, bound = c->token.contexts;
-    char after[40] = "";
-    for (size_t n = 1; bound && n && have < bound;) {
-        icae_context *page = NULL;
-        icae_store_query q = {.owner = c->owner, .after = *after ? after : NULL, .limit = 1000};
-        int rc = icae_store_list(&page, &n, c->server->store, &q);
-        if (rc < 0) {
-            ic_context_failed(c, rc);
-            return false;
-        }
-        have += n;
-        if (n)
-            memcpy(after, page[n - 1].id, sizeof after);
-        icae_free(page);
+    int rc = bound
+                 ? icae_store_count(&have, c->server->store, &(icae_store_query){.owner = c->owner})
+                 : ICAE_OK;
+    if (rc < 0) {
+        ic_context_failed(c, rc);
+        return false;
     }
     if (!bound || have < bound)
         return true;
@@ -261,6 +255,27 @@ done:
     return rc;
 }
 
+/* The context does not expire meanwhile. */
+static int append_text(icae_context *out, ic_call *c, const ic_text_request *r)
+{
+    enum { LONGEST = 3600 }; /* seconds that the hold lasts if this server dies */
+    icae_store *store = c->server->store;
+    icae_slots *slots = NULL;
+    char why[400];
+    int rc = icae_store_hold(store, c->owner, c->id, c->server->holder, LONGEST);
+    if (rc < 0)
+        return rc;
+    rc = make(&slots, c, r);
+    if (rc == ICAE_OK)
+        rc = append(out, c, slots);
+    snprintf(why, sizeof why, "%s", icae_error_message());
+    (void)icae_store_release(store, c->id, c->server->holder); /* else it ends by itself */
+    if (rc < 0)
+        ic_set_message("%s", why);
+    icae_slots_free(slots);
+    return rc;
+}
+
 void ic_serve_context_append(ic_call *c)
 {
     ic_text_request r = {0};
@@ -290,10 +305,8 @@ void ic_serve_context_append(ic_call *c)
     icae_slots_free(slots);
     slots = NULL;
     double start = ic_seconds();
-    rc = make(&slots, c, &r);
+    rc = append_text(&context, c, &r);
     double seconds = ic_seconds() - start;
-    if (rc == ICAE_OK)
-        rc = append(&context, c, slots);
     if (rc < 0)
         ic_call_failed(c, rc, "text");
     else
@@ -349,7 +362,7 @@ void ic_serve_context_list(ic_call *c)
     if (!has_store(c))
         return;
     int rc = ic_query_whole(&f, "limit", ic_exchange_query(c->x, "limit"), &limit, 1, 100);
-    if (rc >= 0 && after && !ic_is_context_id(after))
+    if (rc >= 0 && after && ic_context_check_id(after) < 0)
         rc = ic_fields_wrong(&f, "after", "the id of a context");
     if (rc < 0) {
         ic_call_failed(c, rc, f.param);

@@ -6,10 +6,12 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <arpa/inet.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 static void pause_ms(long ms)
 {
@@ -40,6 +42,8 @@ static void fill_in(icae_serve_options *o)
         o->timeout = 60;
     if (!(o->drain > 0))
         o->drain = 30;
+    if (!(o->gc > 0))
+        o->gc = 300;
 }
 
 static bool is_loopback(const struct sockaddr *a)
@@ -106,6 +110,62 @@ static void name_model(ic_server *s)
         snprintf(s->name, sizeof s->name, "icae");
 }
 
+/* ---- the store ---------------------------------------------------------------------------------- */
+
+/* A thread of its own: a database that is slow or gone must not keep others waiting. Only what has
+ * expired goes; a store that is over its quota refuses, as docs/serving.md says, and evicts nothing. */
+static void *keep_store(void *argument)
+{
+    ic_server *s = argument;
+    pthread_mutex_lock(&s->lock);
+    while (!s->over) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += (time_t)ceil(s->options.gc);
+        while (!s->over && pthread_cond_timedwait(&s->ended, &s->lock, &until) == 0)
+            ;
+        if (s->over)
+            break;
+        pthread_mutex_unlock(&s->lock);
+        icae_gc_result removed = {0};
+        int rc = icae_store_gc(&removed, s->store, UINT64_MAX);
+        if (rc < 0 || removed.expired) {
+            ic_log_line l = ic_log_begin(s->log, "gc");
+            ic_log_count(&l, "expired", removed.expired);
+            ic_log_count(&l, "bytes", removed.bytes);
+            ic_log_text(&l, "error", rc < 0 ? icae_error_message() : NULL);
+            ic_log_end(&l);
+        }
+        pthread_mutex_lock(&s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+static int start_keeper(ic_server *s)
+{
+    char host[48] = "?";
+    gethostname(host, sizeof host - 1);
+    snprintf(s->holder, sizeof s->holder, "%s:%ld", host, (long)getpid());
+    if (!s->store)
+        return ICAE_OK;
+    if (pthread_create(&s->keeper, NULL, keep_store, s) != 0)
+        return ic_fail(ICAE_ENOMEM, "cannot start a thread");
+    s->keeps = true;
+    return ICAE_OK;
+}
+
+static void end_keeper(ic_server *s)
+{
+    if (!s->keeps)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->over = true;
+    pthread_cond_signal(&s->ended);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->keeper, NULL);
+}
+
 /* ---- start, tend, end ------------------------------------------------------------------------- */
 
 static int start(ic_server *s)
@@ -136,6 +196,7 @@ static int start(ic_server *s)
                                     .too_large = ic_serve_too_large,
                                     .user = s,
                                 }));
+    rc = start_keeper(s);
 done:
     return rc;
 }
@@ -182,9 +243,12 @@ static void end_server(ic_server *s)
         ic_worker_halt(s->worker);
     ic_http_stop(s->http); /* its handlers may still wait for the worker */
     ic_worker_stop(s->worker);
+    end_keeper(s);
     ic_log_close(s->log);
     ic_tokens_free(s->tokens);
     ic_free(s->page_policy);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->ended);
     ic_free(s);
 }
 
@@ -194,6 +258,8 @@ int icae_serve(icae_session *session, const icae_serve_options *options)
     ic_server *s = ic_alloc(1, sizeof *s);
     if (!s)
         return ICAE_ENOMEM;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->ended, NULL);
     s->session = session;
     icae_progress_fn progress = session->progress;
     session->progress = NULL; /* many requests at a time have no one progress */

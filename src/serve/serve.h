@@ -12,6 +12,8 @@
 #include "serve/tokens.h"
 #include "serve/worker.h"
 
+#include <pthread.h>
+
 enum { IC_MOST_ROUTES = 16 };
 
 /* Counters since the start; see metrics.c. */
@@ -34,8 +36,14 @@ typedef struct ic_server {
     ic_metrics metrics;
     char name[128]; /* of the model */
     char *page_policy;
+    char holder[65]; /* under this name it holds contexts that it works on */
     int64_t started; /* Unix seconds */
     atomic_bool draining;
+    /* keeping the store (serve.c) */
+    pthread_t keeper;
+    pthread_mutex_t lock;
+    pthread_cond_t ended; /* `over` has become true */
+    bool keeps, over;
     atomic_int admitted; /* calls that wait for the worker or are at work there */
 } ic_server;
 
