@@ -240,6 +240,16 @@ def test_completions(s: Server) -> None:
     made = cli("continue", str(s.folder / "p.txt"), "--max-tokens", "12", "--compute", "f32").rstrip("\n")
     choice = r["choices"][0]
     assert choice["text"] == prompt + made and len(choice["logprobs"]["tokens"]) == 12 and r["usage"]["completion_tokens"] == 12
+    # several prompts: n replies to each, in their order, as they are alone
+    ask = {"temperature": 0.9, "seed": 3, "n": 2, "max_tokens": 6, "echo": True}
+    alone = [s.post("/v1/completions", ask | {"prompt": p}).good() for p in (prompt, "The old man")]
+    both = s.post("/v1/completions", ask | {"prompt": [prompt, "The old man"]}).good()
+    assert [c["index"] for c in both["choices"]] == [0, 1, 2, 3]
+    texts = [c["text"] for c in both["choices"]]
+    assert texts == [c["text"] for one in alone for c in one["choices"]]
+    assert both["usage"]["prompt_tokens"] == sum(one["usage"]["prompt_tokens"] for one in alone)
+    stream = s.post("/v1/completions", ask | {"prompt": [prompt, "The old man"], "stream": True})
+    assert [stream.streamed(i) for i in range(4)] == texts
     c = s.context(TEXT)
     (s.folder / "c.icae").write_bytes(s.get(f"/v1/contexts/{c['id']}/slots").body)
     over = s.post("/v1/completions", {"prompt": " And", "temperature": 0, "icae": {"contexts": [c["id"]]}}).good()
@@ -357,7 +367,8 @@ def test_bad_requests(s: Server) -> None:
             ({"stream_options": []}, "stream_options"), ({"model": 7}, "model")]:
         s.post("/v1/chat/completions", ask | change).bad(400, param=param)
     s.post("/v1/completions", {}).bad(400, param="prompt")
-    s.post("/v1/completions", {"prompt": ["a", "b"]}).bad(400, param="prompt")
+    for prompt, n in (([], 1), (["a", 7], 1), ([[1, 2]], 1), (["a"] * 9, 1), (["a"] * 3, 3), ({"a": 1}, 1)):
+        s.post("/v1/completions", {"prompt": prompt, "n": n}).bad(400, param="prompt")
     s.chat("word " * 6000).bad(400, "positions", code="context_length_exceeded")
     for unknown in ("ctx_00", "ctx_" + "f" * 32, "../../etc/passwd", "x", "ctx_" + "0" * 500):
         s.chat("Hello", icae={"contexts": [unknown]}).bad(404, code="context_not_found")
@@ -445,6 +456,13 @@ def test_other_model(s: Server) -> None:
     about["checksum"] = h.hexdigest()
     error = s.post("/v1/contexts", build(), Content_Type="application/vnd.icae").bad(409, code="other_model")
     assert c["base"][:12] in error["message"] and ("ab" * 6) in error["message"], error
+    # from the store, where another program has put it
+    (s.folder / "other.icae").write_bytes(build())
+    id = cli("store", "put", str(s.folder / "other.icae"), "--store", s.store).split()[-1]
+    error = s.chat(QUESTION, icae={"contexts": [id]}).bad(409, code="other_model")
+    assert c["base"][:12] in error["message"] and ("ab" * 6) in error["message"], error
+    s.get(f"/v1/contexts/{id}/text").bad(409)
+    assert s.get(f"/v1/contexts/{id}").good()["base"] == "ab" * 32
 
 
 # ---- clients -------------------------------------------------------------------------------------------
@@ -733,6 +751,42 @@ def test_full(_: Server) -> None:
     s.end()
 
 
+def test_disk_full(_: Server) -> None:
+    """The same when the disk is: what was stored is there, and there is room again after a removal."""
+    import resource
+
+    def small() -> None:  # files of this server may not grow beyond 300 KB
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    s = Server(ICAE, "--log", "none", prepare=small)
+    kept = []
+    for i in range(200):
+        answer = s.post("/v1/contexts?check=false", f"{TEXT} {i}", Content_Type="text/plain")
+        if answer.status != 201:
+            break
+        kept.append(answer.json["id"])
+    answer.bad(507, code="storage_full")
+    assert kept and [c["id"] for c in s.get("/v1/contexts?limit=100").good()["data"]] == kept[::-1]
+    assert s.chat(QUESTION, icae={"contexts": [kept[0]]}).good()
+    assert s.get("/healthz").status == 200
+    s.end()
+
+
+def test_expiry(_: Server) -> None:
+    """What has expired is gone at once, and its row soon; what is being appended to stays."""
+    import sqlite3
+    s = Server(ICAE, "--gc", "1")
+    lasting = s.context(SHORT)
+    brief = s.context(SHORT + " Not for long.", "?ttl=1")
+    wait_for(lambda: s.get(f"/v1/contexts/{brief['id']}").status == 404)
+    rows = lambda: sqlite3.connect(s.store).execute("SELECT id FROM icae_contexts").fetchall()  # noqa: E731
+    wait_for(lambda: rows() == [(lasting["id"],)])
+    assert any(line["event"] == "gc" and line["expired"] == 1 for line in s.log())
+    s.post(f"/v1/contexts/{lasting['id']}/append", {"text": "More."}).good()
+    assert sqlite3.connect(s.store).execute("SELECT COUNT(*) FROM icae_holds").fetchone() == (0,), "the hold was released"
+    s.end()
+
+
 def test_postgres(_: Server) -> None:
     """Two servers over one PostgreSQL; the database goes and comes back; kill -9."""
     database = Postgres()
@@ -767,7 +821,8 @@ def test_postgres(_: Server) -> None:
 TESTS = [test_contract, test_contexts, test_exact, test_append, test_progress, test_pages, test_streams, test_completions,
          test_conversation, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_bad_requests,
          test_hostile_bodies, test_hostile_bytes, test_other_model, test_gone, test_keep_alive, test_queue, test_tokens,
-         test_start, test_tls, test_origins, test_slow_clients, test_drain, test_kill_sqlite, test_full, test_postgres]
+         test_start, test_tls, test_origins, test_slow_clients, test_drain, test_kill_sqlite, test_full, test_disk_full,
+         test_expiry, test_postgres]
 
 
 def main() -> int:

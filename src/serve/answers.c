@@ -24,9 +24,11 @@ typedef struct answer {
     icae_part *front, *parts; /* parts: of all messages, one behind the other */
     ic_turn *turns;
     ic_shortening shortening;
-    ic_conversation conversation;
+    ic_conversation *conversation; /* one, or one for each prompt of a completion */
+    size_t conversation_count;
     ic_reply *reply;
-    ic_sequence *sequence;
+    ic_task *task;         /* one a conversation */
+    ic_sequence *sequence; /* n a conversation */
     ic_usage usage;
     bool admitted;
     char param[64];
@@ -37,8 +39,11 @@ static void end_answer(answer *a)
     if (a->admitted)
         ic_call_leave(a->call);
     ic_free(a->sequence);
+    ic_free(a->task);
     ic_reply_free(a->reply);
-    ic_conversation_free(&a->conversation);
+    for (size_t i = 0; i < a->conversation_count; i++)
+        ic_conversation_free(&a->conversation[i]);
+    ic_free(a->conversation);
     ic_shortening_free(&a->shortening);
     ic_free(a->turns);
     ic_free(a->parts);
@@ -61,7 +66,7 @@ static int load(icae_slots **out, answer *a, const char *id)
         }
     if (a->context_count == IC_MOST_CONTEXTS)
         return ic_fail(ICAE_EINVAL, "more than %d contexts in a request", IC_MOST_CONTEXTS);
-    if (!c->server->store || !ic_is_context_id(id))
+    if (!c->server->store)
         return ic_fail(ICAE_ENOTFOUND, "there is no context %.60s", id);
     int rc = icae_store_get(out, NULL, c->server->store, c->owner, id, c->server->session);
     if (rc == ICAE_OK)
@@ -112,7 +117,11 @@ static int lay_out(answer *a)
     int rc = ICAE_OK;
     const ic_request *q = &a->request;
     icae_session *s = a->call->server->session;
-    ic_conversation *v = &a->conversation;
+    size_t count = q->chat ? 1 : q->piece_count;
+    ic_conversation *v = a->conversation = ic_alloc(count, sizeof *v);
+    if (!v)
+        return ICAE_ENOMEM;
+    a->conversation_count = count;
     snprintf(a->param, sizeof a->param, q->chat ? "messages" : "prompt");
     if (q->chat && q->compress_over && s->adapter) {
         ic_shortening *h = &a->shortening;
@@ -122,11 +131,14 @@ static int lay_out(answer *a)
     } else if (q->chat) {
         IC_TRY(ic_conversation_chat(v, s, a->front, q->context_count, a->turns, q->message_count));
     } else {
-        IC_TRY(ic_conversation_plain(v, s, a->front, q->context_count, q->pieces[0].text));
+        for (size_t i = 0; i < count; i++)
+            IC_TRY(ic_conversation_plain(&v[i], s, a->front, q->context_count, q->pieces[i].text));
     }
-    a->usage.slot_rows = (uint64_t)v->prompt.slots;
-    a->usage.text_rows = (uint64_t)(v->prompt.rows - v->prompt.slots);
-    a->usage.context_tokens = v->context_tokens;
+    for (size_t i = 0; i < count; i++) {
+        a->usage.slot_rows += (uint64_t)v[i].prompt.slots;
+        a->usage.text_rows += (uint64_t)(v[i].prompt.rows - v[i].prompt.slots);
+        a->usage.context_tokens += v[i].context_tokens;
+    }
     *a->param = 0;
 done:
     return rc;
@@ -151,12 +163,23 @@ static int prepare(answer *a)
                                                        .created = (int64_t)time(NULL),
                                                        .write = q->stream ? write_event : NULL,
                                                        .user = c->x}));
-    a->sequence = ic_alloc((size_t)q->n, sizeof *a->sequence);
-    if (!a->sequence)
+    a->sequence = ic_alloc((size_t)ic_request_replies(q), sizeof *a->sequence);
+    a->task = ic_alloc(a->conversation_count, sizeof *a->task);
+    if (!a->sequence || !a->task)
         return ICAE_ENOMEM;
-    for (int i = 0; i < q->n; i++) {
+    for (size_t i = 0; i < a->conversation_count; i++) {
+        ic_conversation *v = &a->conversation[i];
+        a->task[i] = (ic_task){.client = c->client,
+                               .gone = ic_exchange_gone(c->x),
+                               .prompt = &v->prompt,
+                               .sequence = a->sequence + i * (size_t)q->n,
+                               .count = q->n,
+                               .shared = v->shared};
+        memcpy(a->task[i].key, v->key, sizeof v->key);
+    }
+    for (int i = 0; i < ic_request_replies(q); i++) {
         ic_reply_generation(a->reply, i, &a->sequence[i].generation);
-        a->sequence[i].generation.end_of_turn = a->conversation.end_of_turn;
+        a->sequence[i].generation.end_of_turn = a->conversation[i / q->n].end_of_turn;
     }
 done:
     return rc;
@@ -169,27 +192,20 @@ static int generate(answer *a)
     int rc = ICAE_OK;
     ic_call *c = a->call;
     const ic_request *q = &a->request;
-    ic_conversation *v = &a->conversation;
-    ic_task task = {.client = c->client,
-                    .gone = ic_exchange_gone(c->x),
-                    .prompt = &v->prompt,
-                    .sequence = a->sequence,
-                    .count = q->n,
-                    .shared = v->shared};
-    memcpy(task.key, v->key, sizeof task.key);
     if (q->stream) {
         ic_exchange_begin(c->x, 200, "text/event-stream");
         IC_TRY(ic_reply_begin(a->reply));
     }
-    IC_TRY(ic_worker_do(c->server->worker, &task));
-    for (int i = 0; i < q->n; i++) {
+    IC_TRY(ic_worker_do(c->server->worker, a->task, (int)a->conversation_count));
+    for (int i = 0; i < ic_request_replies(q); i++) {
         const icae_result *result = &a->sequence[i].generation.result;
         IC_TRY(ic_reply_end(a->reply, i, result));
         a->usage.completion += result->tokens;
     }
-    a->usage.cached_rows = (uint64_t)task.cached;
-    c->waited = task.waited;
-    c->first = task.waited + a->sequence[0].generation.result.prompt_seconds;
+    for (size_t i = 0; i < a->conversation_count; i++)
+        a->usage.cached_rows += (uint64_t)a->task[i].cached;
+    c->waited = a->task->waited;
+    c->first = c->waited + a->sequence[0].generation.result.prompt_seconds;
 done:
     return rc;
 }

@@ -49,13 +49,13 @@ int ic_reply_new(ic_reply **out, const ic_reply_options *options)
     if (!r)
         return ICAE_ENOMEM;
     r->o = *options;
-    r->choice = ic_alloc((size_t)q->n, sizeof *r->choice);
+    r->count = ic_request_replies(q);
+    r->choice = ic_alloc((size_t)r->count, sizeof *r->choice);
     if (!r->choice) {
         rc = ICAE_ENOMEM;
         goto done;
     }
-    r->count = q->n;
-    for (int i = 0; i < q->n; i++) {
+    for (int i = 0; i < r->count; i++) {
         r->choice[i] = (choice){.reply = r, .index = i};
         ic_stream_begin(&r->choice[i].decoder, options->model->tokenizer, true);
     }
@@ -320,7 +320,14 @@ void ic_reply_generation(ic_reply *r, int index, ic_generation *g)
                          .take = take,
                          .look = q->logprobs ? look : NULL,
                          .user = &r->choice[index]};
-    g->sampling.seed += (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15);
+    g->sampling.seed += (uint64_t)(index % q->n) * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+/* Of a completion. */
+static const char *prompt_of(const choice *c)
+{
+    const ic_request *q = c->reply->o.request;
+    return q->pieces[c->index / q->n].text;
 }
 
 /* ---- begin and end ---------------------------------------------------------------------------- */
@@ -334,7 +341,7 @@ int ic_reply_begin(ic_reply *r)
         if (r->o.write && q->chat)
             IC_TRY(send_piece(c, "assistant", "", 0, NULL));
         else if (r->o.write && q->echo)
-            IC_TRY(send_piece(c, NULL, q->pieces[0].text, strlen(q->pieces[0].text), NULL));
+            IC_TRY(send_piece(c, NULL, prompt_of(c), strlen(prompt_of(c)), NULL));
     }
 done:
     return rc;
@@ -406,7 +413,7 @@ static int add_choice(ic_buffer *out, const choice *c)
     IC_TRY(ic_buffer_addf(out, q->chat ? "\"message\":{\"role\":\"assistant\",\"content\":"
                                        : "\"text\":"));
     if (q->echo)
-        IC_TRY(ic_buffer_add(&echoed, q->pieces[0].text, strlen(q->pieces[0].text)));
+        IC_TRY(ic_buffer_add(&echoed, prompt_of(c), strlen(prompt_of(c))));
     IC_TRY(ic_buffer_add(&echoed, c->text.data ? c->text.data : "", c->text.size));
     IC_TRY(ic_json_quote(out, echoed.data ? echoed.data : "", echoed.size));
     IC_TRY(ic_buffer_addf(out, "%s,\"logprobs\":", q->chat ? "}" : ""));

@@ -106,14 +106,25 @@ done:
     return rc;
 }
 
-static int read_prompt(ic_request *r, const ic_json *prompt)
+/* Several prompts are several completions. */
+static int read_prompts(ic_request *r, const ic_json *prompt, int most)
 {
-    const char *text = ic_json_string(prompt);
-    if (!text && ic_json_is_array(prompt) && ic_json_count(prompt) == 1)
-        text = ic_json_string(ic_json_first(prompt));
-    if (!text)
-        return wrong(r, "prompt", "a string, or an array of one");
-    return add_piece(r, (ic_piece){.text = text});
+    int rc = ICAE_OK;
+    char expected[96];
+    bool many = ic_json_is_array(prompt);
+    const ic_json *one = many ? ic_json_first(prompt) : prompt;
+    snprintf(expected, sizeof expected, "a string, or strings that with n make at most %d replies",
+             most);
+    if (!one)
+        return wrong(r, "prompt", expected);
+    for (; one; one = many ? ic_json_next(one) : NULL) {
+        const char *text = ic_json_string(one);
+        if (!text || ((int)r->piece_count + 1) * r->n > most)
+            return wrong(r, "prompt", expected);
+        IC_TRY(add_piece(r, (ic_piece){.text = text}));
+    }
+done:
+    return rc;
 }
 
 /* ---- settings --------------------------------------------------------------------------------- */
@@ -236,7 +247,7 @@ int ic_request_parse(ic_request *r, bool chat, const char *body, size_t size,
     if (chat)
         IC_TRY(read_messages(r, ic_json_get(r->root, "messages")));
     else
-        IC_TRY(read_prompt(r, ic_json_get(r->root, "prompt")));
+        IC_TRY(read_prompts(r, ic_json_get(r->root, "prompt"), limits->n));
 done:
     return rc;
 }

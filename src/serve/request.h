@@ -19,7 +19,7 @@ typedef struct ic_message {
 enum { IC_MOST_STOPS = 4, IC_MOST_TOP = 20, IC_MOST_CONTEXTS = 64 };
 
 typedef struct ic_request {
-    bool chat; /* else a completion: one piece and no messages */
+    bool chat; /* else a completion: a piece for each prompt, and no messages */
     ic_message *messages;
     ic_piece *pieces;
     size_t message_count, piece_count;
@@ -28,7 +28,7 @@ typedef struct ic_request {
     uint64_t compress_over; /* 0: no */
     icae_sampling sampling;
     bool seeded, stream, usage, echo, logprobs;
-    int n, top;
+    int n, top; /* n replies to each prompt */
     const char *stop[IC_MOST_STOPS];
     size_t stops;
     const char *model; /* as asked for, or NULL */
@@ -38,8 +38,14 @@ typedef struct ic_request {
     char param[64];    /* what is wrong, if parsing failed */
 } ic_request;
 
+/* Replies to the request; reply i is to prompt i / n. */
+static inline int ic_request_replies(const ic_request *r)
+{
+    return r->n * (r->chat ? 1 : (int)r->piece_count);
+}
+
 typedef struct ic_request_limits {
-    int n;
+    int n;               /* replies */
     uint64_t max_tokens; /* of a reply */
 } ic_request_limits;
 

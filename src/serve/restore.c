@@ -95,7 +95,7 @@ static int restore_span(restoring *r, const ic_span *span, ic_correction *correc
                     .f32 = r->exact};
     IC_TRY(ic_span_prompt(&prompt, c->server->session, r->slots, span));
     IC_TRY(ic_prompt_fits(&prompt, 1, "the restoration"));
-    IC_TRY(ic_worker_do(c->server->worker, &task));
+    IC_TRY(ic_worker_do(c->server->worker, &task, 1));
     IC_TRY(r->rc);
     c->rows += (uint64_t)prompt.rows;
     c->tokens += g->result.tokens;

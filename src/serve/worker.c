@@ -359,19 +359,28 @@ static void *work(void *argument)
 
 /* ---- the other side --------------------------------------------------------------------------- */
 
-int ic_worker_do(ic_worker *w, ic_task *task)
+int ic_worker_do(ic_worker *w, ic_task *tasks, int count)
 {
-    task->since = ic_seconds();
+    int rc = ICAE_OK;
+    double now = ic_seconds();
     pthread_mutex_lock(&w->lock);
-    task->next = w->inbox;
-    w->inbox = task;
+    for (int i = 0; i < count; i++) {
+        tasks[i].since = now;
+        tasks[i].next = w->inbox;
+        w->inbox = &tasks[i];
+    }
     pthread_cond_signal(&w->work);
-    while (!task->done)
-        pthread_cond_wait(&w->done, &w->lock);
+    for (int i = 0; i < count; i++)
+        while (!tasks[i].done)
+            pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);
-    for (int i = 0; i < task->count; i++)
-        ic_prompt_free(&task->sequence[i].prompt);
-    return task->rc < 0 ? ic_fail(task->rc, "%s", task->message) : ICAE_OK;
+    for (int i = 0; i < count; i++) {
+        for (int j = 0; j < tasks[i].count; j++)
+            ic_prompt_free(&tasks[i].sequence[j].prompt);
+        if (tasks[i].rc < 0 && rc == ICAE_OK)
+            rc = ic_fail(tasks[i].rc, "%s", tasks[i].message);
+    }
+    return rc;
 }
 
 ic_worker_load ic_worker_describe(ic_worker *w)

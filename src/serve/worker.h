@@ -62,9 +62,10 @@ typedef struct ic_worker_load {
 } ic_worker_load;
 
 int ic_worker_start(ic_worker **out, icae_session *s, const ic_worker_options *options);
-/* Does a task and waits for it: its code, with the message set. ICAE_ECANCELLED: the client has gone,
- * a take function said stop, or the worker was halted. A sequence's own end is in its job.rc. */
-int ic_worker_do(ic_worker *w, ic_task *task);
+/* Does tasks, at the same time if there is room, and waits for all: the code of the first that failed,
+ * with the message set. ICAE_ECANCELLED: the client has gone, a take function said stop, or the worker
+ * was halted. A sequence's own end is in its job.rc. */
+int ic_worker_do(ic_worker *w, ic_task *tasks, int count);
 ic_worker_load ic_worker_describe(ic_worker *w);
 /* Ends all tasks, now and from now on, as ICAE_ECANCELLED. */
 void ic_worker_halt(ic_worker *w);
