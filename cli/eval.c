@@ -12,6 +12,7 @@ typedef struct eval_options {
     const char *suite, *out, *text, *adapters, *judge, *judge_model;
     uint64_t samples, seed;
     float judge_timeout;
+    int judge_parallel;
     bool resume;
 } eval_options;
 
@@ -33,6 +34,7 @@ static const cli_option options[] = {
      "OpenAI-compatible server that compares answers (key: $ICAE_JUDGE_KEY)", AT(judge)},
     {CLI_TEXT, 0, "judge-model", "NAME", "Model to ask there", AT(judge_model)},
     {CLI_REAL, 0, "judge-timeout", "S", "Seconds to wait for a judgement (60)", AT(judge_timeout)},
+    {CLI_INT, 0, "judge-parallel", "N", "Judgements asked for at a time (4)", AT(judge_parallel)},
     {.type = CLI_END},
 };
 
@@ -111,6 +113,7 @@ static int evaluate(const eval_options *own, cli_common *common, const char **te
         .judge = own->judge,
         .judge_model = own->judge_model,
         .judge_timeout = (double)own->judge_timeout,
+        .judge_parallel = own->judge_parallel,
         .model = {.template_name = common->template_name},
         .adapter = {.k = common->k, .rate = common->rate, .alpha = common->alpha},
         .session = {.threads = common->threads,

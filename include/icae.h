@@ -413,6 +413,7 @@ typedef struct icae_eval_options {
                            nobody judges. The key is read from $ICAE_JUDGE_KEY */
     const char *judge_model;
     double judge_timeout; /* seconds a request; 0: 60 */
+    int judge_parallel;   /* requests at a time, at most 64; 0: 4 */
     icae_model_options model;
     icae_adapter_options adapter;
     icae_session_options session; /* its progress function hears of every experiment */

@@ -443,6 +443,9 @@ static void test_rates(void **state)
     assert_non_null(strstr(csv.data, "instruct,By what the decoder reads,2,Reads,Slots at 8"));
     assert_non_null(strstr(csv.data, "by F1\",4,Reads,Slots at 8"));
     assert_non_null(strstr(csv.data, "systems,Systems,2,Rate,8"));
+    assert_non_null(strstr(csv.data, "autoencoding,Median BLEU by rate,2,rates: x,8"));
+    assert_non_null(
+        strstr(csv.data, "continuation,\"Perplexity above full context, by rate\",1,rates: x,4"));
     ic_buffer_free(&csv);
     ic_buffer html = read_file(in_folder("rates/report.html"));
     assert_non_null(strstr(html.data, "does not serve 16\u00d7"));
@@ -571,6 +574,15 @@ static void test_refusals(void **state)
     fails(write_text("s2.json", "[]"), NULL, ICAE_EFORMAT, "JSON object");
     fails(write_text("s3.json", "{\"samples\":0}"), NULL, ICAE_EINVAL, "samples");
     fails(write_text("s4.json", "{\"span\":7}"), NULL, ICAE_EFORMAT, "must be an object");
+    fails(write_text("s5.json", "{\"span\":{}}"), NULL, ICAE_EFORMAT, "needs \"lengths\"");
+    fails(write_text("s6.json", "{\"content\":{\"lengths\":[1]}}"), NULL, ICAE_EFORMAT,
+          "no setting");
+    fails(write_text("s7.json", "{\"autoencoding\":{\"lengths\":[64,0]}}"), NULL, ICAE_EFORMAT,
+          "a list of 1 to 32");
+    fails(write_text("s8.json", "{\"latency\":{\"shapes\":[[8,\"x\"]]}}"), NULL, ICAE_EFORMAT,
+          "a list of 1 to 32");
+    fails(write_text("s9.json", "{\"instruct\":{\"max_tokens\":[8]}}"), NULL, ICAE_EFORMAT,
+          "a number from 1 on");
     icae_eval_options o = {0};
     assert_int_equal(icae_eval(&o), ICAE_EINVAL);
 

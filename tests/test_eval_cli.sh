@@ -75,7 +75,7 @@ start first
 check "a judge that always prefers the first" status 0 env ICAE_JUDGE_KEY=secret "$icae" eval --threads 1 --suite suite.json \
     --judge "$url" --judge-model wise -o run
 check "ends in ties" test "$(value 'Tie %' 1)" = 100
-check "key and model travel" has log '["/v1/chat/completions", "Bearer secret", "wise"]'
+check "key and model travel" has log '["/v1/chat/completions", "Bearer secret", "wise", 1]'
 check "both orders of three pairs" test "$(sort log | wc -l)" -ge 6
 n=$(wc -l <log)
 check "again, resumed" status 0 judged -o run --resume
@@ -85,6 +85,13 @@ stop
 start longer
 check "a judge with reasons" status 0 judged -o run
 check "all judged" test "$(value Judged 3)" = 2
+stop
+
+start crowd
+check "several at a time" status 0 judged --judge-parallel 3 -o run
+check "all judged" test "$(value Judged 3)" = 2
+check "two were asked at once" has log '"wise", 2]'
+check "never more than three" test -z "$(grep -E '"wise", ([4-9]|[0-9]{2,})\]' log)"
 stop
 
 start limited

@@ -7,28 +7,65 @@
 #include <math.h>
 #include <stdio.h>
 
+/* The records of the answers of two systems from slots; false: one was not asked. */
+static bool answers_of(const ic_json *out[2], const ic_eval *e, const ic_system *a,
+                       const ic_system *b, size_t question)
+{
+    char key[256];
+    ic_key_answer(key, a, "slots", a->adapter->rate, question);
+    out[0] = ic_journal_get(e->journal, key);
+    ic_key_answer(key, b, "slots", b->adapter->rate, question);
+    out[1] = ic_journal_get(e->journal, key);
+    return out[0] && out[1];
+}
+
+static bool skipped(const ic_json *const answer[2])
+{
+    return *ic_record_text(answer[0], "skipped") || *ic_record_text(answer[1], "skipped");
+}
+
+static ic_judge_pair pair_of(const ic_eval *e, const ic_json *const answer[2], size_t question)
+{
+    return (ic_judge_pair){&e->data.question[question], ic_record_text(answer[0], "answer"),
+                           ic_record_text(answer[1], "answer")};
+}
+
+/* Has the judge read the answers of every two systems. */
+static int judge_all(ic_eval *e)
+{
+    int rc = ICAE_OK;
+    size_t n = 0, questions = e->data.questions;
+    const ic_json *answer[2];
+    ic_judge_pair *pairs =
+        ic_alloc(e->systems * (e->systems - 1) / 2 * questions + 1, sizeof *pairs);
+    if (!pairs)
+        return ICAE_ENOMEM;
+    for (size_t i = 0; i < e->systems; i++)
+        for (size_t k = i + 1; k < e->systems; k++)
+            for (size_t q = 0; q < questions; q++)
+                if (answers_of(answer, e, &e->system[i], &e->system[k], q) && !skipped(answer))
+                    pairs[n++] = pair_of(e, answer, q);
+    rc = ic_judge_pairs(e, pairs, n);
+    ic_free(pairs);
+    return rc;
+}
+
 /* Questions that both systems answered from slots. */
 static int compare(ic_eval *e, ic_verdicts *v, const ic_system *a, const ic_system *b)
 {
     int rc = ICAE_OK;
-    char key[256];
+    const ic_json *answer[2];
     for (size_t i = 0; i < e->data.questions; i++) {
-        ic_key_answer(key, a, "slots", a->adapter->rate, i);
-        const ic_json *x = ic_journal_get(e->journal, key);
-        ic_key_answer(key, b, "slots", b->adapter->rate, i);
-        const ic_json *y = ic_journal_get(e->journal, key);
-        if (!x || !y)
+        if (!answers_of(answer, e, a, b, i))
             continue;
-        if (*ic_record_text(x, "skipped") || *ic_record_text(y, "skipped")) {
+        if (skipped(answer)) {
             v->failed++;
         } else if (e->options->judge) {
-            uint64_t before = v->win + v->lose + v->tie;
-            if (e->judging)
-                IC_TRY(ic_judge_pair(e, v, &e->data.question[i], ic_record_text(x, "answer"),
-                                     ic_record_text(y, "answer")));
-            v->failed += !e->judging && before == v->win + v->lose + v->tie;
+            ic_judge_pair pair = pair_of(e, answer, i);
+            IC_TRY(ic_judge_count(v, e, &pair));
         } else {
-            double d = ic_record_number(x, "rougeL") - ic_record_number(y, "rougeL");
+            double d =
+                ic_record_number(answer[0], "rougeL") - ic_record_number(answer[1], "rougeL");
             v->win += d > 0;
             v->lose += d < 0;
             v->tie += d == 0;
@@ -52,6 +89,8 @@ int ic_experiment_ablations(ic_eval *e)
     ic_report_section(r, "ablations", "Adapters against each other",
                       "Answers from slots to the same questions, two systems at a time, in the "
                       "layout of the paper's table 5.");
+    if (e->options->judge)
+        IC_TRY(judge_all(e));
     for (size_t i = 0; i < e->systems; i++)
         for (size_t k = i + 1; k < e->systems; k++, n++) {
             IC_TRY(compare(e, &v[n], &e->system[i], &e->system[k]));

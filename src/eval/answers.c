@@ -106,8 +106,7 @@ static int score_chart(ic_eval *e, const size_t *chosen, size_t count, uint64_t 
             for (size_t k = 0; k < n; k++) {
                 char title[64], name[192];
                 title_of(title, e, &e->system[i], reads[k]);
-                snprintf(name, sizeof name, "%.100s%s%s", e->systems > 1 ? e->system[i].name : "",
-                         e->systems > 1 ? ", " : "", title);
+                snprintf(name, sizeof name, "%s%s", ic_eval_prefix(e, &e->system[i]).text, title);
                 IC_TRY(scores_of(&s, e, &e->system[i], reads[k], chosen, count));
                 double f1 = ic_stats_mean(&s.v[F1]), half = ic_stats_half(&s.v[F1]);
                 if (pass)
@@ -226,13 +225,13 @@ static int highlight(ic_eval *e, const size_t *chosen, size_t count)
         IC_TRY(scores_of(&v[2], e, s, none, chosen, count));
         ic_eval_highlight(e, "instruct", "Answers from slots on par with the full text",
                           ic_format("%.0f%%", 100 * (double)(d.better + d.equal) / (double)n),
-                          ic_format("%s%s95%% interval %.0f\u2013%.0f; both without a right word "
+                          ic_format("%s95%% interval %.0f\u2013%.0f; both without a right word "
                                     "%.0f%%; F1 slots %.3f, "
                                     "full %.3f, nothing %.3f; %llu questions",
-                                    e->systems > 1 ? s->name : "", e->systems > 1 ? ", " : "",
-                                    100 * low, 100 * high, 100 * (double)d.zero / (double)n,
-                                    ic_stats_mean(&v[0].v[F1]), ic_stats_mean(&v[1].v[F1]),
-                                    ic_stats_mean(&v[2].v[F1]), (unsigned long long)n));
+                                    ic_eval_prefix(e, s).text, 100 * low, 100 * high,
+                                    100 * (double)d.zero / (double)n, ic_stats_mean(&v[0].v[F1]),
+                                    ic_stats_mean(&v[1].v[F1]), ic_stats_mean(&v[2].v[F1]),
+                                    (unsigned long long)n));
         for (int k = 0; k < 3; k++)
             scores_free(&v[k]);
     }
@@ -247,25 +246,45 @@ done:
 /* IC_SUMMARY_TEXT stands for the reference answer. */
 static const ic_source others[] = {IC_FROM_FULL, IC_FROM_SUMMARY, IC_SUMMARY_TEXT};
 
-/* Verdicts on the answers from slots against others'. */
-static int judge_against(ic_verdicts *v, ic_eval *e, const ic_system *s, const size_t *chosen,
-                         size_t count, ic_source other)
+enum { OTHERS = IC_COUNT(others) };
+
+/* The answer from slots against another's; false: there is one answer at most. */
+static bool pair_of(ic_judge_pair *out, const ic_eval *e, const ic_system *s, size_t question,
+                    ic_source other)
+{
+    bool reference = other == IC_SUMMARY_TEXT;
+    const ic_question *q = &e->data.question[question];
+    const ic_json *a = ic_answer(e, s, (ic_reading){IC_FROM_SLOTS, s->adapter->rate}, question);
+    const ic_json *b = reference ? NULL : ic_answer(e, s, (ic_reading){other, 0}, question);
+    *out = (ic_judge_pair){q, ic_record_text(a, "answer"),
+                           reference ? q->answer : ic_record_text(b, "answer")};
+    return answered(a) && (reference || answered(b));
+}
+
+/* Every pair goes to the judge, then is counted: v [systems][OTHERS]. */
+static int judge_pairs(ic_verdicts *v, ic_eval *e, const size_t *chosen, size_t count)
 {
     int rc = ICAE_OK;
-    bool reference = other == IC_SUMMARY_TEXT;
-    for (size_t i = 0; i < count; i++) {
-        const ic_question *q = &e->data.question[chosen[i]];
-        const ic_json *a =
-            ic_answer(e, s, (ic_reading){IC_FROM_SLOTS, s->adapter->rate}, chosen[i]);
-        const ic_json *b = reference ? NULL : ic_answer(e, s, (ic_reading){other, 0}, chosen[i]);
-        if (!answered(a) || !(reference || answered(b)))
-            continue;
-        IC_TRY(ic_judge_pair(e, v, q, ic_record_text(a, "answer"),
-                             reference ? q->answer : ic_record_text(b, "answer")));
-        IC_TRY(ic_eval_progress(e, "judgements", i + 1, count));
+    size_t cells = e->systems * OTHERS, n = 0;
+    ic_judge_pair *pairs = ic_alloc(cells * count + 1, sizeof *pairs);
+    if (!pairs)
+        return ICAE_ENOMEM;
+    for (size_t i = 0; i < cells * count; i++) {
+        size_t cell = i / count;
+        n += pair_of(&pairs[n], e, &e->system[cell / OTHERS], chosen[i % count],
+                     others[cell % OTHERS]);
     }
-    v->failed = count - v->win - v->lose - v->tie;
+    IC_TRY(ic_judge_pairs(e, pairs, n));
+    for (size_t i = 0; i < cells * count; i++) {
+        ic_judge_pair pair;
+        size_t cell = i / count;
+        if (pair_of(&pair, e, &e->system[cell / OTHERS], chosen[i % count], others[cell % OTHERS]))
+            IC_TRY(ic_judge_count(&v[cell], e, &pair));
+        else
+            v[cell].failed++;
+    }
 done:
+    ic_free(pairs);
     return rc;
 }
 
@@ -273,7 +292,6 @@ static int judge_all(ic_eval *e, const size_t *chosen, size_t count)
 {
     static const char *const titles[] = {"Full context", "Summary of equal size",
                                          "Reference answer"};
-    enum { OTHERS = IC_COUNT(others) };
     int rc = ICAE_OK;
     uint64_t missing = 0;
     size_t n = e->systems * OTHERS;
@@ -282,10 +300,9 @@ static int judge_all(ic_eval *e, const size_t *chosen, size_t count)
     ic_verdicts *v = ic_alloc(n, sizeof *v);
     if (!v)
         return ICAE_ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        IC_TRY(judge_against(&v[i], e, &e->system[i / OTHERS], chosen, count, others[i % OTHERS]));
+    IC_TRY(judge_pairs(v, e, chosen, count));
+    for (size_t i = 0; i < n; i++)
         missing += v[i].failed;
-    }
     ic_report_table(r, "Judged pairs", ic_verdict_columns);
     for (size_t i = 0; i < n; i++) {
         char first[160];
@@ -296,8 +313,7 @@ static int judge_all(ic_eval *e, const size_t *chosen, size_t count)
     ic_report_chart(r, "stack", "Answers from slots, judged", "", "win|tie|lose");
     for (size_t i = 0; i < n; i++) {
         char name[192];
-        snprintf(name, sizeof name, "%.100s%sagainst %s",
-                 e->systems > 1 ? e->system[i / OTHERS].name : "", e->systems > 1 ? " " : "",
+        snprintf(name, sizeof name, "%sagainst %s", ic_eval_prefix(e, &e->system[i / OTHERS]).text,
                  titles[i % OTHERS]);
         ic_verdicts_stack(r, name, &v[i]);
     }

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 32 };
-
 /* ---- autoencoding ----------------------------------------------------------------------------- */
 
 static const char columns[] =
@@ -75,6 +73,31 @@ static void box_chart(ic_eval *e, ic_cell *cells, size_t n, const char *title, f
 static bool is_last(const ic_cell *cells, size_t n, size_t i)
 {
     return i + 1 == n || strcmp(cells[i].name, cells[i + 1].name) != 0;
+}
+
+/* Median BLEU of the longest texts by tokens a slot, one line a system; none for one rate of one system. */
+static void rate_chart(ic_eval *e, ic_cell *cells, size_t n)
+{
+    ic_report *r = &e->report;
+    const ic_system *open = NULL;
+    if (!n || !strcmp(cells[0].name, cells[n - 1].name))
+        return;
+    ic_report_chart(r, "line", "Median BLEU by rate", "tokens a slot", "BLEU");
+    for (size_t i = 0; i < n; i++) {
+        if (!is_last(cells, n, i))
+            continue;
+        if (open != cells[i].s) {
+            if (open)
+                ic_report_series_end(r);
+            ic_report_series(r, cells[i].s->name);
+            open = cells[i].s;
+        }
+        ic_report_band(r, cells[i].length / cells[i].slots, ic_stats_quantile(&cells[i].bleu, 0.5),
+                       ic_stats_quantile(&cells[i].bleu, 0.25),
+                       ic_stats_quantile(&cells[i].bleu, 0.75));
+    }
+    ic_report_series_end(r);
+    ic_report_chart_end(r);
 }
 
 /* Of the longest texts of every system and rate. */
@@ -231,9 +254,8 @@ static void highlight(ic_eval *e, ic_cell *c)
 {
     if (!c->count || c->rate != c->s->adapter->rate)
         return;
-    char *where =
-        ic_format("%s%s%d tokens in %.0f slots, %zu samples", e->systems > 1 ? c->s->name : "",
-                  e->systems > 1 ? ", " : "", c->length, c->slots, c->count);
+    char *where = ic_format("%s%d tokens in %.0f slots, %zu samples", ic_eval_prefix(e, c->s).text,
+                            c->length, c->slots, c->count);
     ic_eval_highlight(e, "autoencoding", "Median BLEU of restored texts",
                       ic_format("%.3f", ic_stats_quantile(&c->bleu, 0.5)), where);
     ic_eval_highlight(e, "autoencoding", "Right from the start on (exact match, mean)",
@@ -244,8 +266,8 @@ static void highlight(ic_eval *e, ic_cell *c)
 
 int ic_experiment_autoencoding(ic_eval *e)
 {
-    int rc = ICAE_OK, length[MOST];
-    size_t lengths = ic_suite_ints(length, MOST, e, "autoencoding", "lengths"), n = 0;
+    int rc = ICAE_OK, length[IC_LIST];
+    size_t lengths = ic_suite_ints(length, IC_LIST, e, "autoencoding", "lengths"), n = 0;
     ic_report *r = &e->report;
     ic_cell *cells = NULL;
     IC_TRY(lay_out(&cells, &n, e, length, lengths));
@@ -268,6 +290,7 @@ int ic_experiment_autoencoding(ic_eval *e)
     line_chart(e, cells, n, "Median BLEU", "BLEU", BLEU, true);
     line_chart(e, cells, n, "Mean exact match", "share of tokens", PREFIX, false);
     line_chart(e, cells, n, "Mean loss", "nats a token", LOSS, false);
+    rate_chart(e, cells, n);
     box_chart(e, cells, n, "BLEU of samples", BLEU);
     box_chart(e, cells, n, "Exact match of samples", PREFIX);
     histograms(e, cells, n);

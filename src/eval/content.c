@@ -22,20 +22,14 @@ static void row(ic_report *r, ic_cell *c)
                   ic_stats_mean(&c->prefix), ic_stats_mean(&c->accuracy));
 }
 
-/* The kind, behind the system's name if there are several. */
-static void label_of(char out[192], const ic_eval *e, const ic_cell *c)
-{
-    bool several = e->systems > 1;
-    snprintf(out, 192, "%s%s%s", several ? c->s->name : "", several ? " " : "", kind_of(c));
-}
-
 static void chart(ic_eval *e, ic_cell *cells, size_t n)
 {
     ic_report *r = &e->report;
     ic_report_chart(r, "box", "BLEU by kind of text", "", "");
     for (size_t i = 0; i < n; i++) {
         char label[192];
-        label_of(label, e, &cells[i]);
+        snprintf(label, sizeof label, "%s%s", ic_eval_prefix(e, cells[i].s).text,
+                 kind_of(&cells[i]));
         ic_report_box(r, label, &cells[i].bleu);
     }
     ic_report_chart_end(r);
@@ -43,7 +37,8 @@ static void chart(ic_eval *e, ic_cell *cells, size_t n)
     for (size_t i = 0; i < n; i++) {
         char label[192];
         double mean = ic_stats_mean(&cells[i].loss), half = ic_stats_half(&cells[i].loss);
-        label_of(label, e, &cells[i]);
+        snprintf(label, sizeof label, "%s%s", ic_eval_prefix(e, cells[i].s).text,
+                 kind_of(&cells[i]));
         ic_report_bar(r, label, mean, mean - half, mean + half);
     }
     ic_report_chart_end(r);

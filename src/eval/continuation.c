@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 32 };
-
 void ic_key_continuation(char key[256], const ic_system *s, int context, float rate, size_t i)
 {
     (void)ic_eval_key(key, "lm|%s|%d|%g|%zu", s->name, context, (double)rate, i);
@@ -153,11 +151,12 @@ static void row(ic_report *r, const cell *c)
                   perplexity(&c->none), with - full, more[0], more[1], more[2]);
 }
 
-static void series(ic_report *r, const char *system, const char *what, const cell *c, size_t n,
+static void series(ic_eval *e, const ic_system *system, const char *what, const cell *c, size_t n,
                    size_t offset)
 {
+    ic_report *r = &e->report;
     char name[192];
-    snprintf(name, sizeof name, "%s%s%s", system, *system ? ", " : "", what);
+    snprintf(name, sizeof name, "%s%s", ic_eval_prefix(e, system).text, what);
     ic_report_series(r, name);
     for (size_t i = 0; i < n; i++)
         ic_report_point(r, c[i].context,
@@ -172,20 +171,40 @@ static void chart(ic_eval *e, const cell *c, size_t n, size_t contexts)
                     "perplexity");
     for (size_t i = 0; i < n && contexts; i += contexts) {
         bool first = !i || c[i].s != c[i - contexts].s;
-        const char *system = e->systems > 1 ? c[i].s->name : "";
+        const ic_system *system = c[i].s;
         char what[48], label[128];
         if (first)
-            series(&e->report, system, "full context", &c[i], contexts, offsetof(cell, full));
+            series(e, system, "full context", &c[i], contexts, offsetof(cell, full));
         ic_eval_label(label, e, c[i].s, c[i].rate);
         if (strcmp(label, c[i].s->name))
             snprintf(what, sizeof what, "slots at %g\u00d7", (double)c[i].rate);
         else
             snprintf(what, sizeof what, "slots");
-        series(&e->report, system, what, &c[i], contexts, offsetof(cell, with));
+        series(e, system, what, &c[i], contexts, offsetof(cell, with));
         if (first)
-            series(&e->report, system, "no context", &c[i], contexts, offsetof(cell, none));
+            series(e, system, "no context", &c[i], contexts, offsetof(cell, none));
     }
     ic_report_chart_end(&e->report);
+}
+
+/* What slots lose behind the longest context, by tokens a slot, one line a system. */
+static void rate_chart(ic_eval *e, const cell *c, size_t n, size_t contexts)
+{
+    ic_report *r = &e->report;
+    if (n <= contexts)
+        return;
+    ic_report_chart(r, "line", "Perplexity above full context, by rate", "tokens a slot",
+                    "percent");
+    for (size_t i = contexts - 1; i < n; i += contexts) {
+        double more[3];
+        excess_of(more, &c[i]);
+        if (i < contexts || c[i].s != c[i - contexts].s)
+            ic_report_series(r, c[i].s->name);
+        ic_report_point(r, c[i].context / c[i].slots, more[0]);
+        if (i + contexts >= n || c[i].s != c[i + contexts].s)
+            ic_report_series_end(r);
+    }
+    ic_report_chart_end(r);
 }
 
 static void highlight(ic_eval *e, const cell *c)
@@ -196,10 +215,9 @@ static void highlight(ic_eval *e, const cell *c)
         ic_eval_highlight(
             e, "continuation", "Perplexity behind slots, above full context",
             ic_format("%+.1f%%", more[0]),
-            ic_format("%s%sslots %.2f, full %.2f, none %.2f; %d tokens of context, %zu samples",
-                      e->systems > 1 ? c->s->name : "", e->systems > 1 ? ", " : "",
-                      perplexity(&c->with), perplexity(&c->full), perplexity(&c->none), c->context,
-                      c->count));
+            ic_format("%sslots %.2f, full %.2f, none %.2f; %d tokens of context, %zu samples",
+                      ic_eval_prefix(e, c->s).text, perplexity(&c->with), perplexity(&c->full),
+                      perplexity(&c->none), c->context, c->count));
 }
 
 static int lay_out(cell **out, size_t *count, ic_eval *e, const int *context, size_t contexts)
@@ -240,8 +258,8 @@ static void notes(ic_eval *e, const cell *cells, size_t n)
 
 int ic_experiment_continuation(ic_eval *e)
 {
-    int rc = ICAE_OK, context[MOST];
-    size_t contexts = ic_suite_ints(context, MOST, e, "continuation", "contexts"), n = 0;
+    int rc = ICAE_OK, context[IC_LIST];
+    size_t contexts = ic_suite_ints(context, IC_LIST, e, "continuation", "contexts"), n = 0;
     ic_report *r = &e->report;
     cell *cells = NULL;
     IC_TRY(lay_out(&cells, &n, e, context, contexts));
@@ -260,6 +278,7 @@ int ic_experiment_continuation(ic_eval *e)
     ic_report_table_end(r);
     notes(e, cells, n);
     chart(e, cells, n, contexts);
+    rate_chart(e, cells, n, contexts);
     ic_report_section_end(r);
     for (size_t i = 0; i < n; i++)
         if ((i + 1) % contexts == 0 && cells[i].rate == cells[i].s->adapter->rate)

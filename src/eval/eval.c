@@ -67,6 +67,12 @@ size_t ic_eval_rates(float out[IC_RATES], const ic_eval *e, const ic_system *s)
     for (int i = 0; i < a->rates_count && n < IC_RATES; i++)
         if (fabsf(a->rates[i] - a->rate) > 1e-6f)
             out[n++] = a->rates[i];
+    for (size_t i = 1; i < n; i++) /* in order */
+        for (size_t k = i; k && out[k - 1] > out[k]; k--) {
+            float swap = out[k];
+            out[k] = out[k - 1];
+            out[k - 1] = swap;
+        }
     if (!ic_json_first(list))
         return n;
     for (size_t k = 0; k < n; k++)
@@ -94,6 +100,14 @@ void ic_eval_label(char out[128], const ic_eval *e, const ic_system *s, float ra
         snprintf(out, 128, "%.100s, %g\u00d7", s->name, (double)rate);
     else
         snprintf(out, 128, "%.120s", s->name);
+}
+
+ic_prefix ic_eval_prefix(const ic_eval *e, const ic_system *s)
+{
+    ic_prefix p = {""};
+    if (e->systems > 1)
+        snprintf(p.text, sizeof p.text, "%.120s, ", s->name);
+    return p;
 }
 
 void ic_eval_highlight(ic_eval *e, const char *section, const char *title, char *value,

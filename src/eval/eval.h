@@ -127,6 +127,7 @@ typedef struct ic_system {
 } ic_system;
 
 enum {
+    IC_LIST = 32,      /* lengths, contexts or shapes of an experiment at most */
     IC_RATES = 9,      /* that an adapter serves at most */
     IC_HIGHLIGHTS = 24 /* in a summary at most */
 };
@@ -166,11 +167,16 @@ const char *ic_record_text(const ic_json *record, const char *key);
 int ic_suite_int(const ic_eval *e, const char *experiment, const char *key, int otherwise);
 size_t ic_suite_ints(int *out, size_t capacity, const ic_eval *e, const char *experiment,
                      const char *key);
-/* Rates to measure a system at: all that its adapter serves, its own first; or those of them that the
+/* Rates to measure a system at: all that its adapter serves, in order; or those of them that the
  * suite names under "rates". */
 size_t ic_eval_rates(float out[IC_RATES], const ic_eval *e, const ic_system *s);
 /* Slots that a text of so many tokens becomes. */
 uint64_t ic_eval_slots(const icae_adapter *a, float rate, uint64_t tokens);
+/* "bundled, " before what is said of one of several systems; "" if there is only one. */
+typedef struct ic_prefix {
+    char text[128];
+} ic_prefix;
+ic_prefix ic_eval_prefix(const ic_eval *e, const ic_system *s);
 /* "bundled", or "bundled, 8×" if it is measured at several rates. */
 void ic_eval_label(char out[128], const ic_eval *e, const ic_system *s, float rate);
 /* Takes `value` and `detail` over. What is too much for a summary is left out. */
@@ -293,9 +299,15 @@ typedef struct ic_verdicts {
     uint64_t win, lose, tie, failed;
 } ic_verdicts;
 
-/* Has the judge compare two answers, both orders; from the journal where it was asked before. */
-int ic_judge_pair(ic_eval *e, ic_verdicts *v, const ic_question *q, const char *first,
-                  const char *second);
+typedef struct ic_judge_pair {
+    const ic_question *question;
+    const char *first, *second; /* answers */
+} ic_judge_pair;
+
+/* Has the judge compare answers, both orders, those that it was not asked about before. */
+int ic_judge_pairs(ic_eval *e, const ic_judge_pair *pairs, size_t count);
+/* Adds what the judge said of a pair. */
+int ic_judge_count(ic_verdicts *v, const ic_eval *e, const ic_judge_pair *pair);
 void ic_verdicts_row(ic_report *r, const char *first, const char *second, const ic_verdicts *v,
                      const char *by);
 void ic_verdicts_stack(ic_report *r, const char *name, const ic_verdicts *v); /* win|tie|lose */

@@ -247,13 +247,11 @@ done:
     return rc;
 }
 
-enum { MOST = 16 };
-
-static size_t shapes_of(int out[MOST][2], const ic_eval *e)
+static size_t shapes_of(int out[IC_LIST][2], const ic_eval *e)
 {
     size_t n = 0;
     const ic_json *list = ic_json_get(ic_json_get(e->suite, "latency"), "shapes");
-    for (const ic_json *i = ic_json_first(list); i && n < MOST; i = ic_json_next(i)) {
+    for (const ic_json *i = ic_json_first(list); i && n < IC_LIST; i = ic_json_next(i)) {
         const ic_json *a = ic_json_first(i), *b = a ? ic_json_next(a) : NULL;
         double count = ic_json_number(a, 0), length = ic_json_number(b, 0);
         if (count >= 1 && count <= 4096 && length >= 1 && length <= 1 << 24) {
@@ -310,8 +308,8 @@ static void chart(ic_eval *e, const int (*list)[2], size_t n, int tokens)
         if (!times_of(t, &repeats, e, s, shape, tokens))
             continue;
         for (int k = 0; k < 2; k++) {
-            snprintf(name, sizeof name, "%.100s%s%d x %d, %s", e->systems > 1 ? s->name : "",
-                     e->systems > 1 ? ", " : "", shape[0], shape[1], k ? "slots" : "full text");
+            snprintf(name, sizeof name, "%s%d x %d, %s", ic_eval_prefix(e, s).text, shape[0],
+                     shape[1], k ? "slots" : "full text");
             ic_report_stack(r, name, (double[]){t[k].compress, t[k].first, t[k].decode}, 3);
         }
     }
@@ -328,17 +326,16 @@ static void highlight(ic_eval *e, const int shape[2], int tokens)
         double full = t[0].first + t[0].decode, cached = t[1].first + t[1].decode;
         ic_eval_highlight(e, "latency", "Speed against reading the full text",
                           ic_format("%.2f\u00d7", full / (t[1].compress + cached)),
-                          ic_format("%s%s%.2f\u00d7 with cached slots; %d \u00d7 %d tokens, %d "
+                          ic_format("%s%.2f\u00d7 with cached slots; %d \u00d7 %d tokens, %d "
                                     "output tokens, %.0f runs",
-                                    e->systems > 1 ? e->system[i].name : "",
-                                    e->systems > 1 ? ": " : "", full / cached, shape[0], shape[1],
-                                    tokens, repeats));
+                                    ic_eval_prefix(e, &e->system[i]).text, full / cached, shape[0],
+                                    shape[1], tokens, repeats));
     }
 }
 
 int ic_experiment_latency(ic_eval *e)
 {
-    int rc = ICAE_OK, list[MOST][2], tokens = ic_suite_int(e, "latency", "tokens", 128);
+    int rc = ICAE_OK, list[IC_LIST][2], tokens = ic_suite_int(e, "latency", "tokens", 128);
     size_t n = shapes_of(list, e);
     ic_report *r = &e->report;
     char title[96];

@@ -38,15 +38,75 @@ static const char *const suite_keys[] = {"samples",  "seed",         "texts",   
                                          "rates",    "autoencoding", "continuation", "content",
                                          "instruct", "latency",      "span"};
 
+/* Settings of each experiment. `list`: the first is one, and must be there. */
+static const struct {
+    const char *name;
+    bool list;
+    const char *setting[4];
+} known[] = {
+    {"autoencoding", true, {"lengths", "samples"}},
+    {"continuation", true, {"contexts", "tokens", "samples"}},
+    {"content", false, {"length", "samples"}},
+    {"instruct", false, {"max_tokens", "samples"}},
+    {"latency", true, {"shapes", "tokens", "repeats"}},
+    {"span", true, {"lengths", "tokens", "samples"}},
+};
+
+/* A number from 1 on; at depth 1 a list of such, or of pairs. */
+static bool is_setting(const ic_json *v, int depth)
+{
+    if (!depth)
+        return ic_json_number(v, 0) >= 1;
+    size_t n = ic_json_count(v);
+    bool right = ic_json_is_array(v) && n >= 1 && n <= IC_LIST;
+    for (const ic_json *i = ic_json_first(v); i && right; i = ic_json_next(i))
+        right = is_setting(i, 0) || (ic_json_count(i) == 2 && is_setting(i, 1));
+    return right;
+}
+
+static int check_experiment(const ic_json *experiment, size_t kind, const char *path)
+{
+    const char *name = known[kind].name, *first = known[kind].setting[0];
+    if (!ic_json_is_object(experiment))
+        return ic_fail(ICAE_EFORMAT, "%s: \"%s\" must be an object", path, name);
+    for (const ic_json *i = ic_json_first(experiment); i; i = ic_json_next(i)) {
+        size_t k = 0;
+        while (k < 4 && known[kind].setting[k] && strcmp(ic_json_key(i), known[kind].setting[k]))
+            k++;
+        if (k == 4 || !known[kind].setting[k])
+            return ic_fail(ICAE_EFORMAT, "%s: \"%s\" has no setting \"%s\"", path, name,
+                           ic_json_key(i));
+        bool list = !k && known[kind].list;
+        if (!is_setting(i, list))
+            return ic_fail(ICAE_EFORMAT, "%s: \"%s\": \"%s\" must be %s", path, name,
+                           ic_json_key(i),
+                           list ? "a list of 1 to 32 entries from 1 on" : "a number from 1 on");
+    }
+    if (known[kind].list && !ic_json_get(experiment, first))
+        return ic_fail(ICAE_EFORMAT, "%s: \"%s\" needs \"%s\"", path, name, first);
+    return ICAE_OK;
+}
+
+static int check_experiments(const ic_json *suite, const char *path)
+{
+    int rc = ICAE_OK;
+    for (size_t i = 0; i < IC_COUNT(known) && rc == ICAE_OK; i++) {
+        const ic_json *experiment = ic_json_get(suite, known[i].name);
+        if (experiment)
+            rc = check_experiment(experiment, i, path);
+    }
+    return rc;
+}
+
 static int check_keys(const ic_json *suite, const char *path)
 {
     if (!ic_json_is_object(suite))
         return ic_fail(ICAE_EFORMAT, "%s: a suite is a JSON object", path);
     for (const ic_json *i = ic_json_first(suite); i; i = ic_json_next(i)) {
-        bool known = false;
+        bool found = false;
         for (size_t k = 0; k < IC_COUNT(suite_keys); k++)
-            known |= !strcmp(ic_json_key(i), suite_keys[k]);
-        if (!known)
+            found |= !strcmp(ic_json_key(i), suite_keys[k]);
+        if (!found)
             return ic_fail(ICAE_EFORMAT,
                            "%s: unknown key \"%s\"; known: samples, seed, texts, systems, rates, "
                            "autoencoding, "
@@ -69,6 +129,7 @@ static int open_suite(ic_eval *e, char hash[65])
         text = (const char *)map.data;
     IC_TRY(ic_json_parse(&e->suite, text ? text : "", size, name));
     IC_TRY(check_keys(e->suite, name));
+    IC_TRY(check_experiments(e->suite, name));
     IC_TRY(ic_hash_of(hash, text, size));
     double samples = ic_json_number(ic_json_get(e->suite, "samples"), 16);
     if (!(samples >= 1 && samples <= 1e6)) {
@@ -296,10 +357,6 @@ static int run_experiments(ic_eval *e)
         const ic_json *settings = ic_json_get(e->suite, experiments[i].key);
         if (!settings)
             continue;
-        if (!ic_json_is_object(settings)) {
-            rc = ic_fail(ICAE_EFORMAT, "the suite's \"%s\" must be an object", experiments[i].key);
-            goto done;
-        }
         if (!(experiments[i].questions ? e->data.questions : e->data.documents)) {
             ic_report_section(&e->report, experiments[i].key, experiments[i].key, "");
             ic_report_note(&e->report, "%s: not measured, there are no %s.", experiments[i].key,

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { MOST = 32, SLOTS = 0, RAW, WHOLE, ROWS, VALUES };
+enum { SLOTS, RAW, WHOLE, ROWS, VALUES };
 static const char *const names[] = {"slots", "raw", "whole", "rows"};
 
 /* One sample: ids of `length` tokens and `tokens` more. */
@@ -99,8 +99,8 @@ done:
 
 int ic_experiment_span(ic_eval *e)
 {
-    int rc = ICAE_OK, length[MOST], tokens = ic_suite_int(e, "span", "tokens", 128);
-    size_t lengths = ic_suite_ints(length, MOST, e, "span", "lengths");
+    int rc = ICAE_OK, length[IC_LIST], tokens = ic_suite_int(e, "span", "tokens", 128);
+    size_t lengths = ic_suite_ints(length, IC_LIST, e, "span", "lengths");
     uint64_t wanted = ic_suite_samples(e, "span");
     ic_report *r = &e->report;
     double(*points)[4] = ic_alloc(e->systems * lengths + 1, sizeof *points);
@@ -135,8 +135,8 @@ int ic_experiment_span(ic_eval *e)
     for (size_t i = 0; i < e->systems; i++)
         for (int k = 1; k <= 2; k++) {
             char name[160];
-            snprintf(name, sizeof name, "%s%s%s", e->systems > 1 ? e->system[i].name : "",
-                     e->systems > 1 ? ", " : "", k == 1 ? "slots" : "raw text");
+            snprintf(name, sizeof name, "%s%s", ic_eval_prefix(e, &e->system[i]).text,
+                     k == 1 ? "slots" : "raw text");
             ic_report_series(r, name);
             for (size_t l = 0; l < lengths; l++)
                 if (counts[i * lengths + l])

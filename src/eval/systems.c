@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-enum { MOST = 32 };
-
 static int longest(const int *v, size_t n)
 {
     int most = 0;
@@ -88,9 +86,9 @@ static void say_unserved(ic_eval *e, const ic_system *s)
 
 int ic_experiment_systems(ic_eval *e)
 {
-    int rc = ICAE_OK, v[MOST];
-    int length = longest(v, ic_suite_ints(v, MOST, e, "autoencoding", "lengths"));
-    int context = longest(v, ic_suite_ints(v, MOST, e, "continuation", "contexts"));
+    int rc = ICAE_OK, v[IC_LIST];
+    int length = longest(v, ic_suite_ints(v, IC_LIST, e, "autoencoding", "lengths"));
+    int context = longest(v, ic_suite_ints(v, IC_LIST, e, "continuation", "contexts"));
     ic_report *r = &e->report;
     ic_report_section(r, "systems", "Summary",
                       "The key figures, then one line a base, adapter and rate: restoration of the "
