@@ -110,10 +110,11 @@ done:
     return rc;
 }
 
-static int diff(ic_buffer *out, const ic_json *item, const char *name)
+/* `open`: the text shows at once. */
+static int diff(ic_buffer *out, const ic_json *item, const char *name, bool open)
 {
     int rc = ICAE_OK;
-    IC_TRY(ic_buffer_addf(out, "<details open><summary>"));
+    IC_TRY(ic_buffer_addf(out, "<details%s><summary>", open ? " open" : ""));
     IC_TRY(escape(out, name));
     IC_TRY(ic_buffer_addf(out, "%s", *name ? ": " : ""));
     IC_TRY(escape(out, text_of(item, "title")));
@@ -237,6 +238,7 @@ typedef struct page {
     size_t count;
     const ic_json **match; /* [count] scratch */
     bool charts;           /* a grid of charts is open */
+    size_t diffs;          /* so far */
 } page;
 
 static bool is_kind(const ic_json *item, const char *kind)
@@ -380,7 +382,8 @@ static int section(page *p, const char *id)
             else if (shared)
                 IC_TRY(table(p->out, p->match, p->names, p->count));
             else
-                IC_TRY(is_kind(item, "note") ? note(p, item, name) : diff(p->out, item, name));
+                IC_TRY(is_kind(item, "note") ? note(p, item, name)
+                                             : diff(p->out, item, name, p->diffs++ < 3));
         }
         IC_TRY(grid(p, false));
     }

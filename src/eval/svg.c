@@ -27,6 +27,7 @@ typedef enum { BOX, BAR, STACK } row_kind;
 
 typedef struct series {
     const ic_json *json;
+    size_t report; /* which one it is of */
     char name[200];
 } series;
 
@@ -402,8 +403,7 @@ static void widen_row(range *r, const series *s, row_kind kind)
     }
 }
 
-static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n, row_kind kind,
-                size_t groups)
+static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n, row_kind kind)
 {
     int rc = ICAE_OK;
     range r = {(double)NAN, (double)NAN, false};
@@ -432,7 +432,7 @@ static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n,
         char name[40];
         snprintf(name, sizeof name, strlen(s[i].name) > 26 ? "%.25s…" : "%s", s[i].name);
         IC_TRY(add_text(out, left - 6, y + 4, "end", name));
-        size_t colour = groups ? i % groups % COLOURS : 0;
+        size_t colour = s[i].report % COLOURS;
         IC_TRY(box           ? box_row(out, &s[i], colour, r, y, left)
                : kind == BAR ? bar_row(out, &s[i], colour, r, y, left)
                              : stack_row(out, chart, &s[i], r, y, left));
@@ -469,6 +469,7 @@ static size_t gather(series *out, const ic_json *const *charts, const char *cons
             if (!s)
                 continue;
             out[n].json = s;
+            out[n].report = report;
             bool one = count == 1;
             snprintf(out[n].name, sizeof out[n].name, "%s%s%s", one ? "" : names[report],
                      one || !*text_of(s, "name") ? "" : " ", text_of(s, "name"));
@@ -492,8 +493,7 @@ int ic_svg_chart(ic_buffer *out, const ic_json *const *charts, const char *const
     if (!list)
         return ICAE_ENOMEM;
     size_t n = gather(list, charts, names, count, !is_line);
-    int rc = is_line ? lines(out, chart, list, n)
-                     : rows(out, chart, list, n, kind, count > 1 ? count : 0);
+    int rc = is_line ? lines(out, chart, list, n) : rows(out, chart, list, n, kind);
     ic_free(list);
     return rc;
 }
