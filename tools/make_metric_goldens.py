@@ -99,4 +99,5 @@ def main():
     print(len(lines), "pairs,", len(body), "bytes of text", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()
