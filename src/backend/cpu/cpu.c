@@ -95,6 +95,7 @@ static void cpu_free(ic_backend *be)
     ic_free(cpu->weights);
     ic_free(cpu->rows);
     ic_free(cpu->private);
+    ic_free(cpu->shares);
     ic_free(cpu);
     ic_free(be);
 }
@@ -115,7 +116,8 @@ static int fill_state(ic_cpu *cpu, int threads)
                                 cpu->k->attend_back_words(IC_ATTENTION_WIDTH));
     cpu->private_words = IC_MAX(cpu->private_words, cpu->k->product_words());
     cpu->private = ic_alloc((size_t)cpu->threads * cpu->private_words, sizeof(float));
-    return cpu->weights && cpu->rows && cpu->private ? 0 : ICAE_ENOMEM;
+    cpu->shares = ic_alloc((size_t)cpu->threads, sizeof *cpu->shares);
+    return cpu->weights && cpu->rows && cpu->private && cpu->shares ? 0 : ICAE_ENOMEM;
 }
 
 int ic_backend_cpu_new(ic_backend **out, int threads)

@@ -11,9 +11,12 @@
 
 #include "backend/backend.h"
 
+#include <stdatomic.h>
+
 enum {
     IC_MAX_THREADS = 512,
     IC_GEMV_ROWS = 8,       /* up to so many rows weights are streamed straight from memory */
+    IC_GEMV_STREAMS = 6,    /* rows of weights that one thread reads at a time */
     IC_SERIAL_WORK = 65536, /* see ic_cpu_threads */
     IC_PRODUCT_ROWS = 192,  /* block of a product that one thread computes */
     IC_PRODUCT_COLS = 64,
@@ -78,7 +81,9 @@ typedef struct ic_kernels {
     bool bf16_dot;
     /* n values of any type to F32 or BF16; a whole number of blocks */
     void (*decode)(void *dst, bool dst_b, const void *src, ic_dtype t, size_t n);
-    void (*gemv)(const ic_gemv *g, int first, int end);
+    /* rows first … end-1 of w; with apart > 0, for one BF16 row of x by BF16 weights of a multiple of 64
+     * columns, also the rows `apart`, 2 apart … (IC_GEMV_STREAMS - 1) apart behind each */
+    void (*gemv)(const ic_gemv *g, int first, int end, int apart);
     void (*group_sums)(float *sums, const uint16_t *x, int n);
     void (*product)(const ic_product *p, int m0, int n0, float *scratch);
     size_t (*product_words)(void); /* scratch that the above needs */
@@ -110,6 +115,11 @@ extern const ic_kernels ic_kernels_avx2, ic_kernels_avx512, ic_kernels_avx512_bf
 
 typedef struct ic_matmul ic_matmul; /* plans of the matrix library */
 
+/* Rows of a product that are left of a thread's share: first, and above it end. */
+typedef struct ic_cpu_share {
+    _Alignas(64) _Atomic uint64_t rows; /* a cache line each */
+} ic_cpu_share;
+
 typedef struct ic_cpu {
     ic_backend ref; /* for what is not done faster */
     const ic_kernels *k;
@@ -121,6 +131,7 @@ typedef struct ic_cpu {
     size_t rows_size;
     float *private; /* scratch: private_words for every thread */
     size_t private_words;
+    ic_cpu_share *shares; /* one a thread */
 } ic_cpu;
 
 static inline ic_cpu *ic_cpu_of(ic_backend *be)

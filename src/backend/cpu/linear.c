@@ -11,8 +11,9 @@
 #include <omp.h>
 
 enum {
-    QUANTUM = 256, /* columns of quantised weights are cut at multiples of this */
-    ROW_GAP = 64,  /* between copied rows */
+    QUANTUM = 256,   /* columns of quantised weights are cut at multiples of this */
+    ROW_GAP = 64,    /* between copied rows */
+    PIECE = 1 << 17, /* bytes of weights that a thread takes at a time */
 };
 
 static void product(ic_cpu *cpu, const ic_product *p)
@@ -64,6 +65,35 @@ static ic_mat gemv_input(const ic_cpu *cpu, ic_mat x, ic_dtype type)
     return copy;
 }
 
+static uint64_t pair(int first, int end)
+{
+    return (uint64_t)first << 32 | (uint32_t)end;
+}
+
+/* The next rows for thread `me`: from the front of its own share, which goes on where it just read; then
+ * from the back of another's. So threads end together though memory does not serve them equally.
+ * False: none is left. */
+static bool take_rows(ic_cpu_share *shares, int threads, int me, int piece, int *first, int *end)
+{
+    for (int i = 0; i < threads; i++) {
+        ic_cpu_share *s = &shares[(me + i) % threads];
+        uint64_t old = atomic_load_explicit(&s->rows, memory_order_relaxed), left;
+        int from, to;
+        do {
+            from = (int)(old >> 32);
+            to = (int)(uint32_t)old;
+            *first = i ? IC_MAX(from, to - piece) : from;
+            *end = i ? to : IC_MIN(to, from + piece);
+            left = i ? pair(from, *first) : pair(*end, to);
+        } while (from < to &&
+                 !atomic_compare_exchange_weak_explicit(&s->rows, &old, left, memory_order_relaxed,
+                                                        memory_order_relaxed));
+        if (from < to)
+            return true;
+    }
+    return false;
+}
+
 static void gemv(ic_cpu *cpu, ic_gemv g)
 {
     bool quantised = ic_dtypes[g.w.dtype].quantised;
@@ -76,16 +106,24 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
             cpu->k->group_sums(sums + t * (size_t)(g.x.cols / 32), ic_mat_row(g.x, t), g.x.cols);
         g.sums = sums;
     }
+    bool streams = pairs && !quantised && g.x.rows == 1 && g.w.cols % 64 == 0;
+    int apart = streams ? g.w.rows / IC_GEMV_STREAMS : 0, rows = apart ? apart : g.w.rows;
+    size_t bytes = ic_row_bytes(g.w.dtype, (size_t)g.w.cols) * (apart ? IC_GEMV_STREAMS : 1);
+    int piece = (int)IC_MAX(1, PIECE / bytes);
     int threads = ic_cpu_threads(cpu, (int64_t)g.w.rows * g.w.cols * g.x.rows / IC_GEMV_PACE);
-    if (threads == 1) {
-        cpu->k->gemv(&g, 0, g.w.rows);
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
+    for (int i = 0; i < threads; i++) {
         int first, end;
-        ic_share(g.w.rows, 4, omp_get_thread_num(), omp_get_num_threads(), &first, &end);
-        cpu->k->gemv(&g, first, end);
+        ic_share(rows, 1, i, threads, &first, &end);
+        atomic_init(&cpu->shares[i].rows, pair(first, end));
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int first, end, me = omp_get_thread_num();
+        while (take_rows(cpu->shares, threads, me, piece, &first, &end)) {
+            cpu->k->gemv(&g, first, end, apart);
+            if (apart && end == rows)
+                cpu->k->gemv(&g, IC_GEMV_STREAMS * rows, g.w.rows, 0);
+        }
     }
 }
 
