@@ -1,11 +1,11 @@
 /*
- * bench_train.c - speed and memory of training on one model folder, one JSON line.
+ * bench_train.c - speed and memory of a training step on one model folder, one JSON line.
  *
- *     bench_train MODEL [THREADS] [RECOMPUTE] [REPEATS]
+ *     bench_train MODEL [one|batch|mixed] [THREADS] [REPEATS] [RECOMPUTE]
  *
- * One step: the autoencoding example of a text of 512 tokens and 128 slots, LoRA of rank 128 on q and v,
- * dropout 0.05, then AdamW. share_of_peak: the products that a step cannot do without, at the rate of
- * one large product, over the time of the step.
+ * A step: autoencoding of one text of 512 tokens, of four of them, or of eight texts of 48 to 512 tokens;
+ * 128 slots a text, LoRA of rank 128 on q and v, dropout 0.05, then AdamW. share_of_limit: the products
+ * that the step cannot do without, at the rate of one large product, over the time of the step.
  */
 #include "train/train.h"
 
@@ -15,7 +15,16 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { TEXT = 512, SLOTS = 128, RANK = 128, REPEATS = 5, MOST = 100 };
+enum { TEXT = 512, SLOTS = 128, RANK = 128, REPEATS = 5, MOST = 100, TEXTS = 8 };
+
+typedef struct task {
+    const char *name;
+    int texts, tokens[TEXTS];
+} task;
+
+static const task tasks[] = {{"one", 1, {TEXT}},
+                             {"batch", 4, {TEXT, TEXT, TEXT, TEXT}},
+                             {"mixed", 8, {TEXT, 48, 176, 96, 320, 64, 224, 120}}};
 
 #define MUST(call) must((call), #call)
 
@@ -63,9 +72,9 @@ static double lora_products(const ic_config *c, double rows, double tail)
     return 3 * RANK * (((c->layers - 1) * rows + tail) * (d + q) + c->layers * rows * (d + k));
 }
 
-static double step_products(const ic_config *c)
+static double text_products(const ic_config *c, int tokens)
 {
-    double encoder = TEXT + SLOTS, decoder = SLOTS + 1 + TEXT, targets = TEXT + 1;
+    double encoder = tokens + SLOTS, decoder = SLOTS + 1 + tokens, targets = tokens + 1;
     return stack_products(c, encoder, SLOTS) + lora_products(c, encoder, SLOTS) +
            stack_products(c, decoder, targets) + 2 * targets * c->width * c->vocabulary;
 }
@@ -96,14 +105,59 @@ static double peak_rate(icae_session *s)
 
 /* ---- the step --------------------------------------------------------------------------------- */
 
+static int32_t random_id(const ic_config *c, int i)
+{
+    return (int32_t)(3 + ic_random_unit(1, IC_STREAM_DATA, (uint64_t)i) * (c->vocabulary - 3));
+}
+
+/* Seconds of a step in the middle of `repeats`, after one to warm up; the mean loss of the last. */
+static double step_seconds(icae_session *s, ic_params *p, const task *t, int recompute, int repeats,
+                           double *loss)
+{
+    static int32_t text[TEXTS][TEXT], after[TEXTS][TEXT + 2];
+    ic_example e[TEXTS];
+    double seconds[MOST + 1], nll, norm;
+    for (int i = 0; i < t->texts; i++) {
+        int n = t->tokens[i];
+        for (int j = 0; j < n; j++)
+            text[i][j] = random_id(&s->model->config, i * TEXT + j);
+        after[i][0] = IC_AE;
+        memcpy(after[i] + 1, text[i], (size_t)n * sizeof **text);
+        after[i][n + 1] = 2;
+        e[i] = (ic_example){.context = text[i],
+                            .tokens = (size_t)n,
+                            .after = after[i],
+                            .after_count = (size_t)n + 2,
+                            .unscored = 1,
+                            .weight = 1.0f / (float)((n + 1) * t->texts)};
+    }
+    ic_adamw adamw = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .clip = 1};
+    for (int i = 0; i <= repeats; i++) {
+        double start = ic_seconds();
+        ic_gradient_options o = {
+            .recompute = recompute, .dropout = 0.05f, .seed = 1, .step = (uint64_t)i};
+        MUST(ic_gradients(s, p, e, (size_t)t->texts, &o, &nll, NULL, NULL));
+        MUST(ic_params_update(s, p, &adamw, (uint64_t)i + 1, &norm));
+        seconds[i] = ic_seconds() - start;
+    }
+    *loss = nll;
+    qsort(seconds + 1, (size_t)repeats, sizeof *seconds, ascending);
+    return seconds[1 + repeats / 2];
+}
+
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        fprintf(stderr, "usage: bench_train MODEL [THREADS] [RECOMPUTE] [REPEATS]\n");
+    const task *t = NULL;
+    for (size_t i = 0; i < IC_COUNT(tasks); i++)
+        if (argc > 1 && !strcmp(argc > 2 ? argv[2] : "one", tasks[i].name))
+            t = &tasks[i];
+    if (!t) {
+        fputs("usage: bench_train MODEL [one|batch|mixed] [THREADS] [REPEATS] [RECOMPUTE]\n",
+              stderr);
         return 2;
     }
-    int threads = argc > 2 ? atoi(argv[2]) : 0, recompute = argc > 3 ? atoi(argv[3]) : 0;
-    int repeats = argc > 4 ? IC_MIN(atoi(argv[4]), MOST) : REPEATS;
+    int threads = argc > 3 ? atoi(argv[3]) : 0, recompute = argc > 5 ? atoi(argv[5]) : 0;
+    int repeats = argc > 4 ? IC_MAX(1, IC_MIN(atoi(argv[4]), MOST)) : REPEATS;
     icae_model *model;
     icae_session *session;
     ic_params *params;
@@ -113,43 +167,23 @@ int main(int argc, char **argv)
     shape.target[IC_Q] = shape.target[IC_V] = true;
     MUST(ic_params_new(&params, model, &shape, IC_INIT_NORMAL, 1, session->act == IC_BF16));
 
-    int32_t text[TEXT], after[TEXT + 2] = {IC_AE};
-    for (int i = 0; i < TEXT; i++)
-        text[i] = (int32_t)(3 + ic_random_unit(1, IC_STREAM_DATA, (uint64_t)i) *
-                                    (model->config.vocabulary - 3));
-    memcpy(after + 1, text, sizeof text);
-    after[TEXT + 1] = 2;
-    ic_example e = {.context = text,
-                    .tokens = TEXT,
-                    .after = after,
-                    .after_count = TEXT + 2,
-                    .unscored = 1,
-                    .weight = 1.0f / (TEXT + 1)};
-    ic_adamw adamw = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .clip = 1};
-
-    double seconds[MOST + 1], nll, norm;
-    for (int i = 0; i <= repeats; i++) {
-        double start = ic_seconds();
-        ic_gradient_options o = {
-            .recompute = recompute, .dropout = 0.05f, .seed = 1, .step = (uint64_t)i};
-        MUST(ic_gradients(session, params, &e, 1, &o, &nll, NULL, NULL));
-        MUST(ic_params_update(session, params, &adamw, (uint64_t)i + 1, &norm));
-        seconds[i] = ic_seconds() - start;
-    }
+    double loss, seconds = step_seconds(session, params, t, recompute, repeats, &loss);
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    qsort(seconds + 1, (size_t)repeats, sizeof *seconds, ascending); /* the first one warms up */
-    double median = seconds[1 + repeats / 2], products = step_products(&model->config);
-    double peak = peak_rate(session);
-    printf("{\"task\": \"train\", \"model\": \"%s\", \"compute\": \"%s\", \"isa\": \"%s\", "
-           "\"threads\": %d, "
-           "\"recompute\": %d, \"tokens_per_second\": %.2f, \"best_tokens_per_second\": %.2f, "
+    double products = 0, peak = peak_rate(session);
+    int tokens = 0;
+    for (int i = 0; i < t->texts; i++) {
+        products += text_products(&model->config, t->tokens[i]);
+        tokens += t->tokens[i];
+    }
+    printf("{\"task\": \"train %s\", \"model\": \"%s\", \"compute\": \"%s\", \"isa\": \"%s\", "
+           "\"threads\": %d, \"recompute\": %d, \"seconds\": %.4f, \"tokens_per_second\": %.2f, "
            "\"peak_rss_mb\": %ld, \"scratch_mb\": %zu, \"gflop_a_step\": %.1f, \"gflops\": %.1f, "
-           "\"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"loss\": %.4f}\n",
-           argv[1], session->act == IC_BF16 ? "bf16" : "f32", session->be->isa,
-           session->be->threads, recompute, TEXT / median, TEXT / seconds[1], usage.ru_maxrss >> 10,
-           session->arena.size >> 20, 2e-9 * products, 2e-9 * products / median, 2e-9 * peak,
-           products / peak / median, nll / (TEXT + 1));
+           "\"peak_gflops\": %.1f, \"share_of_limit\": %.3f, \"loss\": %.4f}\n",
+           t->name, argv[1], session->act == IC_BF16 ? "bf16" : "f32", session->be->isa,
+           session->be->threads, recompute, seconds, tokens / seconds, usage.ru_maxrss >> 10,
+           session->arena.size >> 20, 2e-9 * products, 2e-9 * products / seconds, 2e-9 * peak,
+           products / peak / seconds, loss / (tokens + t->texts));
     ic_params_free(params);
     icae_session_free(session);
     icae_model_free(model);

@@ -32,6 +32,8 @@ COMPARISONS = {
     "load": [("llama.cpp", ["--tasks", "load"], "load_seconds")],
     "train": [("pytorch", ["--tasks", "train"], "tokens_per_second"),
               ("pytorch", ["--tasks", "train_checkpointed"], "tokens_per_second")],
+    "train-batch": [("pytorch", ["--tasks", "train_batched"], "tokens_per_second")],
+    "train-mixed": [("pytorch", ["--tasks", "train_mixed"], "tokens_per_second")],
 }
 
 
@@ -42,10 +44,10 @@ def last_json(command: list[str]) -> dict | None:
 
 
 def ours(options, shape: str, task: str) -> dict | None:
-    program = options.build / ("bench_train" if task == "train" else "bench_icae")
     model = options.models / f"{shape}-bf16"
-    arguments = [str(model), task] if task != "train" else [str(model)]
-    return last_json([str(program), *arguments, str(options.threads), str(options.repeats)])
+    train = {"train": "one", "train-batch": "batch", "train-mixed": "mixed"}
+    program = options.build / ("bench_train" if task in train else "bench_icae")
+    return last_json([str(program), str(model), train.get(task, task), str(options.threads), str(options.repeats)])
 
 
 def peer(options, shape: str, name: str, arguments: list[str]) -> dict | None:

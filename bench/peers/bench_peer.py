@@ -7,6 +7,8 @@ Tasks, each in a process of its own so that its peak memory is its own:
   compress             512 tokens to 128 slots, inference
   restore              128 slots and [AE], then 128 greedy tokens with a key/value cache
   train                one AE step on 512 tokens: encoder, decoder, backward, clip, AdamW; batch 1, dropout on
+  train_batched        the same on four such texts, which share every product
+  train_mixed          on eight texts of 48 to 512 tokens; only texts of one length can share a batch, so one by one
   train_checkpointed   the same with gradient checkpointing of both models
 Speeds are text tokens per second: the 512 compressed or trained on, or the tokens decoded.  The
 median of the repeats is given, and the best.
@@ -31,8 +33,9 @@ import torch
 
 from bench_shapes import SHAPES, weight_shapes
 
-TASKS = ("load", "compress", "restore", "train", "train_checkpointed")
+TASKS = ("load", "compress", "restore", "train", "train_batched", "train_mixed", "train_checkpointed")
 TEXT_TOKENS, SLOTS, NEW_TOKENS, RANK = 512, 128, 128, 128
+BATCHED, MIXED = [TEXT_TOKENS] * 4, [TEXT_TOKENS, 48, 176, 96, 320, 64, 224, 120]
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 STORED = {torch.bfloat16: "BF16", torch.float32: "F32"}
 SHARD_BYTES = 4 << 30           # a larger model is written as several files of about this size
@@ -122,10 +125,14 @@ def run_restore(icae, text: list[int], repeats: int) -> tuple[int, list[float]]:
     return NEW_TOKENS, [seconds - first for seconds in whole]
 
 
-def run_train(icae, text: list[int], repeats: int) -> tuple[int, list[float]]:
+def run_train(icae, lengths: list[int], batched: bool, repeats: int) -> tuple[int, list[float]]:
     optimizer = icae.optimizer(1e-4)
-    example = icae.ae_example(text)
-    return TEXT_TOKENS, timed(lambda: icae.train_step(optimizer, [example]), repeats)
+    examples = [icae.ae_example(random_text(icae, length, 1 + i)) for i, length in enumerate(lengths)]
+    return sum(lengths), timed(lambda: icae.train_step(optimizer, examples, batched=batched), repeats)
+
+
+def random_text(icae, length: int, seed: int) -> list[int]:
+    return torch.randint(3, icae.vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def run_task(task: str, folder: Path, dtype: torch.dtype, repeats: int) -> dict:
@@ -139,9 +146,12 @@ def run_task(task: str, folder: Path, dtype: torch.dtype, repeats: int) -> dict:
     if task != "load":
         if task == "train_checkpointed":
             icae.use_gradient_checkpointing()
-        text = torch.randint(3, icae.vocab, (TEXT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
-        run = {"compress": run_compress, "restore": run_restore}.get(task, run_train)
-        tokens, seconds = run(icae, text, repeats)
+        if task in ("compress", "restore"):
+            run = run_compress if task == "compress" else run_restore
+            tokens, seconds = run(icae, random_text(icae, TEXT_TOKENS, 1), repeats)
+        else:
+            lengths = {"train_batched": BATCHED, "train_mixed": MIXED}.get(task, [TEXT_TOKENS])
+            tokens, seconds = run_train(icae, lengths, task == "train_batched", repeats)
         result["tokens_per_second"] = round(tokens / statistics.median(seconds), 2)
         result["best_tokens_per_second"] = round(tokens / min(seconds), 2)
     result["peak_rss_mb"] = round(peak_memory())
