@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Our speed beside the peers', measured in turn on the same machine, shapes and threads.
 
-    bench/run.py [--shapes small110m llama1b] [--tasks compress decode prefill load eval] [--threads 2]
+    bench/run.py [--shapes tiny15m small110m llama1b] [--tasks eval compress decode prefill load train …] [--threads 2]
                  [--build build] [--peers build/peers] [--models build/bench-models] [--repeats 5] [--rounds 2]
 
-Prints one JSON line a comparison and a table at the end. `ours` and `peer` are medians (tokens a second;
-seconds for load, MB for memory; higher is better except for those two), `ratio` is ours / peer,
-`share_of_limit` ours against the machine (see bench_icae.c). The peers need their own Python environment:
+Prints one JSON line a comparison and a table at the end. `ours` and `peer` are medians of the rounds (tokens a
+second; seconds for load, MB for memory; higher is better except for those two), `ratio` the median of the rounds'
+ours / peer, since a machine drifts, `share_of_limit` ours against the machine (see bench_icae.c, bench_train.c). The peers need their own Python environment:
 bench/peers/setup.sh makes it; without it only our own numbers are printed. Model files with random
 weights are written on first use. `eval` has no shape: the bundled model measures 200 texts of 512 tokens
 (bench_eval.c); its "peer" is restoring them one by one.
@@ -23,6 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+INFERENCE, TRAINING = ["compress", "decode", "prefill", "load"], ["train", "train-batch", "train-mixed"]
 # for each name: the peer, what to run there, and the field of its result
 COMPARISONS = {
     "compress": [("pytorch", ["--tasks", "compress"], "tokens_per_second")],
@@ -65,26 +66,23 @@ def median(results: list[dict], field: str) -> float:
 
 
 def compare(options, shape: str, name: str, peer_name: str, peer_arguments: list[str], field: str) -> list[dict]:
-    mine, theirs = [], []
-    for _ in range(options.rounds):                     # in turn, so that a drifting machine hits both
-        mine.append(ours(options, shape, name))
-        theirs.append(peer(options, shape, peer_name, peer_arguments))
-    mine, theirs = [r for r in mine if r], [r for r in theirs if r]
+    rounds = [(ours(options, shape, name), peer(options, shape, peer_name, peer_arguments))
+              for _ in range(options.rounds)]           # in turn, so that a drifting machine hits both
+    mine, both = [m for m, _ in rounds if m], [(m, t) for m, t in rounds if m and t]
     if not mine:
         return []
-    speed = "first_token_seconds" if name == "load" else "tokens_per_second"
-    unit = "s" if name == "load" else "tokens/s"
+    speed, unit = ("first_token_seconds", "s") if name == "load" else ("tokens_per_second", "tokens/s")
     against = " ".join([peer_name, *(a for a in peer_arguments[1:] if a != "--prefill")])
-    lines = [{"name": f"{name}/{shape}", "against": against, "ours": median(mine, speed), "unit": unit},
-             {"name": f"{name}-memory/{shape}", "against": against, "ours": median(mine, "peak_rss_mb"), "unit": "MB"}]
-    for line, key in zip(lines, (field, "peak_rss_mb")):
-        if theirs:
-            line["peer"] = median(theirs, key)
-            line["ratio"] = round(line["ours"] / line["peer"], 3) if line["peer"] else None
-        share = median(mine, "share_of_limit") if "share_of_limit" in mine[0] else 0
-        if line["unit"] == "tokens/s" and share:
-            line["share_of_limit"] = round(share, 3)
+    lines = []
+    for suffix, my_key, their_key, unit in (("", speed, field, unit), ("-memory", "peak_rss_mb", "peak_rss_mb", "MB")):
+        line = {"name": f"{name}{suffix}/{shape}", "against": against, "ours": median(mine, my_key), "unit": unit}
+        if both:
+            line["peer"] = median([t for _, t in both], their_key)
+            line["ratio"] = round(statistics.median(m[my_key] / t[their_key] for m, t in both), 3)
+        if unit == "tokens/s" and mine[0].get("share_of_limit"):
+            line["share_of_limit"] = round(median(mine, "share_of_limit"), 3)
         print(json.dumps(line), flush=True)
+        lines.append(line)
     return lines
 
 
@@ -120,6 +118,15 @@ def write_models(options, shape: str) -> bool:
     return subprocess.run([str(python), "-c", code]).returncode == 0
 
 
+def forget(options, shape: str) -> None:
+    """Drop a shape's files from the page cache, so that each program gets the pages that its own reading makes."""
+    for path in [*(options.models / f"{shape}-bf16").glob("*"), *options.models.glob(f"{shape}-*.gguf")]:
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
 def table(lines: list[dict]) -> None:
     print(f"\n{'name':28} {'against':28} {'ours':>10} {'peer':>10} {'ratio':>7} {'of limit':>9}")
     for r in lines:
@@ -130,9 +137,8 @@ def table(lines: list[dict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["small110m", "llama1b"])
-    parser.add_argument("--tasks", nargs="+", choices=[*COMPARISONS, "eval"],
-                        default=["compress", "decode", "prefill", "load", "eval"])
+    parser.add_argument("--shapes", nargs="+", help="default: small110m llama1b, and tiny15m for training")
+    parser.add_argument("--tasks", nargs="+", choices=["eval", *COMPARISONS], default=["eval", *COMPARISONS])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
@@ -141,11 +147,14 @@ def main() -> int:
     parser.add_argument("--models", type=Path, default=ROOT / "build/bench-models")
     options = parser.parse_args()
     lines = evaluation(options) if "eval" in options.tasks else []
-    shaped = [name for name in options.tasks if name != "eval"]
-    for shape in options.shapes if shaped else []:
+    for shape in options.shapes or ["tiny15m", "small110m", "llama1b"]:
+        names = [n for n in options.tasks if n in TRAINING or n in INFERENCE and (options.shapes or shape != "tiny15m")]
+        if not names:
+            continue
         if not write_models(options, shape):
             return 1
-        for name in shaped:
+        forget(options, shape)
+        for name in names:
             for comparison in COMPARISONS[name]:
                 lines += compare(options, shape, name, *comparison)
     table(lines)

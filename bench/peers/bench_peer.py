@@ -8,9 +8,9 @@ Tasks, each in a process of its own so that its peak memory is its own:
   restore              128 slots and [AE], then 128 greedy tokens with a key/value cache
   train                one AE step on 512 tokens: encoder, decoder, backward, clip, AdamW; batch 1, dropout on
   train_batched        the same on four such texts, which share every product
-  train_mixed          on eight texts of 48 to 512 tokens; only texts of one length can share a batch, so one by one
+  train_mixed          on 16 texts of 16 to 256 tokens; only texts of one length can share a batch, so one by one
   train_checkpointed   the same with gradient checkpointing of both models
-Speeds are text tokens per second: the 512 compressed or trained on, or the tokens decoded.  The
+A slot stands for four tokens. Speeds are text tokens per second: the 512 compressed or trained on, or the tokens decoded.  The
 median of the repeats is given, and the best.
 """
 
@@ -35,7 +35,8 @@ from bench_shapes import SHAPES, weight_shapes
 
 TASKS = ("load", "compress", "restore", "train", "train_batched", "train_mixed", "train_checkpointed")
 TEXT_TOKENS, SLOTS, NEW_TOKENS, RANK = 512, 128, 128, 128
-BATCHED, MIXED = [TEXT_TOKENS] * 4, [TEXT_TOKENS, 48, 176, 96, 320, 64, 224, 120]
+BATCHED = [TEXT_TOKENS] * 4
+MIXED = [256, 16, 240, 32, 224, 48, 208, 64, 192, 80, 176, 96, 160, 112, 144, 128]
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 STORED = {torch.bfloat16: "BF16", torch.float32: "F32"}
 SHARD_BYTES = 4 << 30           # a larger model is written as several files of about this size
@@ -96,7 +97,8 @@ def open_model(folder: Path, dtype: torch.dtype, training: bool):
     from transformers.utils import logging
     from torch_icae import Icae, IcaeConfig
     logging.disable_progress_bar()
-    config = IcaeConfig(mem_size=SLOTS, rate=TEXT_TOKENS // SLOTS, lora_rank=RANK, lora_dropout=0.05)
+    config = IcaeConfig(mem_size=SLOTS, rate=TEXT_TOKENS // SLOTS, lora_rank=RANK, lora_dropout=0.05,
+                        slots="proportional")
     icae = Icae.from_pretrained(str(folder), config, dtype, torch.float32 if training else dtype)
     return icae.train(training)
 
