@@ -80,7 +80,7 @@ static int score_table(ic_eval *e, const size_t *chosen, size_t count, uint64_t 
             ic_report_row(r, "ssiinnnnnnnnn", e->system[i].name, title, s.count, asked,
                           ic_stats_mean(&s.v[ROWS]), ic_stats_mean(&s.v[ROUGE_1]),
                           ic_stats_mean(&s.v[ROUGE_2]), ic_stats_mean(&s.v[ROUGE_L]),
-                          ic_stats_mean(&s.v[EXACT]), f1, f1 - half, f1 + half,
+                          ic_stats_mean(&s.v[EXACT]), f1, fmax(f1 - half, 0), fmin(f1 + half, 1),
                           ic_stats_mean(&s.v[LOSS]));
             scores_free(&s);
         }

@@ -23,12 +23,6 @@ done:
     return rc;
 }
 
-static const char *text_of(const ic_json *o, const char *key)
-{
-    const char *s = ic_json_string(ic_json_get(o, key));
-    return s ? s : "";
-}
-
 /* One line a cell; empty where nothing was measured. */
 static int add_row(ic_buffer *out, const char *section, const ic_json *table, const ic_json *row,
                    size_t number)
@@ -39,9 +33,9 @@ static int add_row(ic_buffer *out, const char *section, const ic_json *table, co
          cell = ic_json_next(cell), column = ic_json_next(column)) {
         IC_TRY(quote(out, section));
         IC_TRY(ic_buffer_addf(out, ","));
-        IC_TRY(quote(out, text_of(table, "title")));
+        IC_TRY(quote(out, ic_record_text(table, "title")));
         IC_TRY(ic_buffer_addf(out, ",%zu,", number));
-        IC_TRY(quote(out, text_of(column, "name")));
+        IC_TRY(quote(out, ic_record_text(column, "name")));
         IC_TRY(ic_buffer_addf(out, ","));
         if (ic_json_string(cell))
             IC_TRY(quote(out, ic_json_string(cell)));
@@ -62,7 +56,7 @@ static int add_value(ic_buffer *out, const char *section, const ic_json *chart, 
     IC_TRY(ic_buffer_addf(&column, "%s%s%s", series, *series && *what ? ": " : "", what));
     IC_TRY(quote(out, section));
     IC_TRY(ic_buffer_addf(out, ","));
-    IC_TRY(quote(out, text_of(chart, "title")));
+    IC_TRY(quote(out, ic_record_text(chart, "title")));
     IC_TRY(ic_buffer_addf(out, ",%zu,", number));
     IC_TRY(quote(out, column.data));
     if (isfinite(value))
@@ -82,7 +76,7 @@ static int add_list(ic_buffer *out, const char *section, const ic_json *chart,
     size_t i = 0;
     for (const ic_json *v = ic_json_first(ic_json_get(series, key)); v && i < count;
          v = ic_json_next(v), i++)
-        IC_TRY(add_value(out, section, chart, text_of(series, "name"), names[i], number,
+        IC_TRY(add_value(out, section, chart, ic_record_text(series, "name"), names[i], number,
                          ic_json_number(v, (double)NAN)));
 done:
     return rc;
@@ -99,7 +93,7 @@ static int add_series(ic_buffer *out, const char *section, const ic_json *chart,
     int rc = ICAE_OK;
     IC_TRY(add_list(out, section, chart, s, "box", box, IC_COUNT(box), number));
     if (ic_json_get(s, "samples"))
-        IC_TRY(add_value(out, section, chart, text_of(s, "name"), "samples", number,
+        IC_TRY(add_value(out, section, chart, ic_record_text(s, "name"), "samples", number,
                          ic_json_number(ic_json_get(s, "samples"), (double)NAN)));
     IC_TRY(add_list(out, section, chart, s, "bar", bar, IC_COUNT(bar), number));
     IC_TRY(add_list(out, section, chart, s, "stack", stack, IC_COUNT(stack), number));
@@ -109,7 +103,7 @@ static int add_series(ic_buffer *out, const char *section, const ic_json *chart,
         i++;
         for (const ic_json *v = ic_json_first(p); v && k < IC_COUNT(point);
              v = ic_json_next(v), k++)
-            IC_TRY(add_value(out, section, chart, text_of(s, "name"), point[k], i,
+            IC_TRY(add_value(out, section, chart, ic_record_text(s, "name"), point[k], i,
                              ic_json_number(v, (double)NAN)));
     }
 done:
@@ -126,9 +120,9 @@ static int add_figures(ic_buffer *out, const char *section, const ic_json *item)
         for (size_t k = 0; k < IC_COUNT(keys); k++) {
             IC_TRY(quote(out, section));
             IC_TRY(ic_buffer_addf(out, ",Key figures,%zu,", number));
-            IC_TRY(quote(out, k ? "detail" : text_of(f, "title")));
+            IC_TRY(quote(out, k ? "detail" : ic_record_text(f, "title")));
             IC_TRY(ic_buffer_addf(out, ","));
-            IC_TRY(quote(out, text_of(f, keys[k])));
+            IC_TRY(quote(out, ic_record_text(f, keys[k])));
             IC_TRY(ic_buffer_addf(out, "\n"));
         }
     }
@@ -143,7 +137,7 @@ int ic_csv_write(ic_buffer *out, const ic_json *report)
     for (const ic_json *s = ic_json_first(ic_json_get(report, "sections")); s; s = ic_json_next(s))
         for (const ic_json *i = ic_json_first(ic_json_get(s, "items")); i; i = ic_json_next(i)) {
             size_t number = 0;
-            const char *kind = text_of(i, "kind"), *id = text_of(s, "id");
+            const char *kind = ic_record_text(i, "kind"), *id = ic_record_text(s, "id");
             if (!strcmp(kind, "figures"))
                 IC_TRY(add_figures(out, id, i));
             for (const ic_json *r = ic_json_first(ic_json_get(i, "rows")); r; r = ic_json_next(r))

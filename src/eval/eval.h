@@ -160,7 +160,7 @@ void ic_eval_shortfall(ic_eval *e, const char *what, uint64_t got, uint64_t want
 
 int ic_eval_progress(ic_eval *e, const char *what, uint64_t done, uint64_t total);
 int ic_eval_key(char key[256], const char *format, ...) IC_PRINTF(2, 3);
-/* Number or string of a record. */
+/* Number or string of a record or a report: NaN or "" where there is none. */
 double ic_record_number(const ic_json *record, const char *key);
 const char *ic_record_text(const ic_json *record, const char *key);
 /* Settings of an experiment in the suite: a number, or numbers of an array. */

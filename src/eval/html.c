@@ -39,12 +39,6 @@ static int escape(ic_buffer *out, const char *s)
     return ic_html_escape(out, s, strlen(s));
 }
 
-static const char *text_of(const ic_json *o, const char *key)
-{
-    const char *s = ic_json_string(ic_json_get(o, key));
-    return s ? s : "";
-}
-
 /* ---- diffs ------------------------------------------------------------------------------------ */
 
 enum { MOST_WORDS = 4000 };
@@ -117,9 +111,9 @@ static int diff(ic_buffer *out, const ic_json *item, const char *name, bool open
     IC_TRY(ic_buffer_addf(out, "<details%s><summary>", open ? " open" : ""));
     IC_TRY(escape(out, name));
     IC_TRY(ic_buffer_addf(out, "%s", *name ? ": " : ""));
-    IC_TRY(escape(out, text_of(item, "title")));
+    IC_TRY(escape(out, ic_record_text(item, "title")));
     IC_TRY(ic_buffer_addf(out, "</summary><div class=\"diff\">"));
-    IC_TRY(diff_words(out, text_of(item, "reference"), text_of(item, "restored")));
+    IC_TRY(diff_words(out, ic_record_text(item, "reference"), ic_record_text(item, "restored")));
     IC_TRY(ic_buffer_addf(out, "</div></details>\n"));
 done:
     return rc;
@@ -152,14 +146,14 @@ static double number_in(const ic_json *table, const ic_json *row, const char *na
     const ic_json *column = ic_json_first(ic_json_get(table, "columns"));
     for (const ic_json *v = ic_json_first(row); v && column;
          v = ic_json_next(v), column = ic_json_next(column))
-        if (!strcmp(text_of(column, "name"), name))
+        if (!strcmp(ic_record_text(column, "name"), name))
             return ic_json_number(v, (double)NAN);
     return (double)NAN;
 }
 
 static bool counts_samples(const ic_json *column)
 {
-    const char *name = text_of(column, "name");
+    const char *name = ic_record_text(column, "name");
     return !strcmp(name, "Samples") || !strcmp(name, "Questions") || !strcmp(name, "Judged");
 }
 
@@ -208,13 +202,13 @@ static int table(ic_buffer *out, const ic_json *const *tables, const char *const
         most = IC_MAX(most, tables[i] ? ic_json_count(ic_json_get(tables[i], "rows")) : 0);
     }
     IC_TRY(ic_buffer_addf(out, "<h3>"));
-    IC_TRY(escape(out, text_of(first, "title")));
+    IC_TRY(escape(out, ic_record_text(first, "title")));
     IC_TRY(ic_buffer_addf(out, "</h3><div class=\"wrap\"><table><thead><tr>%s",
                           count > 1 ? "<th>Run</th>" : ""));
     for (const ic_json *c = ic_json_first(ic_json_get(first, "columns")); c; c = ic_json_next(c)) {
         IC_TRY(ic_buffer_addf(out, ic_json_is_number(ic_json_get(c, "digits")) ? "<th class=\"n\">"
                                                                                : "<th>"));
-        IC_TRY(escape(out, text_of(c, "name")));
+        IC_TRY(escape(out, ic_record_text(c, "name")));
         IC_TRY(ic_buffer_addf(out, "</th>"));
     }
     IC_TRY(ic_buffer_addf(out, "</tr></thead><tbody>\n"));
@@ -243,7 +237,7 @@ typedef struct page {
 
 static bool is_kind(const ic_json *item, const char *kind)
 {
-    return !strcmp(text_of(item, "kind"), kind);
+    return !strcmp(ic_record_text(item, "kind"), kind);
 }
 
 /* The item of a section with this kind and title. */
@@ -251,7 +245,7 @@ static const ic_json *find_item(const ic_json *section, const char *kind, const 
 {
     for (const ic_json *i = section ? ic_json_first(ic_json_get(section, "items")) : NULL; i;
          i = ic_json_next(i))
-        if (is_kind(i, kind) && !strcmp(text_of(i, "title"), title))
+        if (is_kind(i, kind) && !strcmp(ic_record_text(i, "title"), title))
             return i;
     return NULL;
 }
@@ -259,7 +253,7 @@ static const ic_json *find_item(const ic_json *section, const char *kind, const 
 static const ic_json *find_section(const ic_json *report, const char *id)
 {
     for (const ic_json *s = ic_json_first(ic_json_get(report, "sections")); s; s = ic_json_next(s))
-        if (!strcmp(text_of(s, "id"), id))
+        if (!strcmp(ic_record_text(s, "id"), id))
             return s;
     return NULL;
 }
@@ -269,8 +263,8 @@ static bool match_item(page *p, size_t report, const char *id, const ic_json *it
 {
     size_t first = p->count;
     for (size_t i = 0; i < p->count; i++) {
-        p->match[i] = find_item(find_section(p->reports[i], id), text_of(item, "kind"),
-                                text_of(item, "title"));
+        p->match[i] = find_item(find_section(p->reports[i], id), ic_record_text(item, "kind"),
+                                ic_record_text(item, "title"));
         if (p->match[i] && first == p->count)
             first = i;
     }
@@ -280,12 +274,12 @@ static bool match_item(page *p, size_t report, const char *id, const ic_json *it
 static int chart(page *p, const ic_json *item)
 {
     int rc = ICAE_OK;
-    const char *y = text_of(item, "y"), *x = text_of(item, "x");
-    bool line = !strcmp(text_of(item, "chart"), "line");
+    const char *y = ic_record_text(item, "y"), *x = ic_record_text(item, "x");
+    bool line = !strcmp(ic_record_text(item, "chart"), "line");
     if (strchr(y, '|')) /* names of parts: the legend has them */
         y = "";
     IC_TRY(ic_buffer_addf(p->out, "<figure><figcaption>"));
-    IC_TRY(escape(p->out, text_of(item, "title")));
+    IC_TRY(escape(p->out, ic_record_text(item, "title")));
     if (*y || !line) {
         IC_TRY(ic_buffer_addf(p->out, " <small>"));
         IC_TRY(escape(p->out, *y ? y : ""));
@@ -314,13 +308,13 @@ static int figures(page *p, const ic_json *item, const char *name)
     IC_TRY(ic_buffer_addf(p->out, "<div class=\"tiles\">\n"));
     for (const ic_json *f = ic_json_first(ic_json_get(item, "figures")); f; f = ic_json_next(f)) {
         IC_TRY(ic_buffer_addf(p->out, "<a class=\"tile\" href=\"#"));
-        IC_TRY(escape(p->out, text_of(f, "section")));
+        IC_TRY(escape(p->out, ic_record_text(f, "section")));
         IC_TRY(ic_buffer_addf(p->out, "\"><span>"));
-        IC_TRY(escape(p->out, text_of(f, "title")));
+        IC_TRY(escape(p->out, ic_record_text(f, "title")));
         IC_TRY(ic_buffer_addf(p->out, "</span><b>"));
-        IC_TRY(escape(p->out, text_of(f, "value")));
+        IC_TRY(escape(p->out, ic_record_text(f, "value")));
         IC_TRY(ic_buffer_addf(p->out, "</b><small>"));
-        IC_TRY(escape(p->out, text_of(f, "detail")));
+        IC_TRY(escape(p->out, ic_record_text(f, "detail")));
         IC_TRY(ic_buffer_addf(p->out, "</small></a>\n"));
     }
     IC_TRY(ic_buffer_addf(p->out, "</div>\n"));
@@ -334,7 +328,7 @@ static int note(page *p, const ic_json *item, const char *name)
     IC_TRY(ic_buffer_addf(p->out, "<div class=\"note\">"));
     IC_TRY(escape(p->out, name));
     IC_TRY(ic_buffer_addf(p->out, "%s", *name ? ": " : ""));
-    IC_TRY(escape(p->out, text_of(item, "text")));
+    IC_TRY(escape(p->out, ic_record_text(item, "text")));
     IC_TRY(ic_buffer_addf(p->out, "</div>\n"));
 done:
     return rc;
@@ -361,9 +355,9 @@ static int section(page *p, const char *id)
             IC_TRY(ic_buffer_addf(p->out, "<section id=\""));
             IC_TRY(escape(p->out, id));
             IC_TRY(ic_buffer_addf(p->out, "\"><h2>"));
-            IC_TRY(escape(p->out, text_of(s, "title")));
+            IC_TRY(escape(p->out, ic_record_text(s, "title")));
             IC_TRY(ic_buffer_addf(p->out, "</h2>\n<p class=\"lead\">"));
-            IC_TRY(escape(p->out, text_of(s, "lead")));
+            IC_TRY(escape(p->out, ic_record_text(s, "lead")));
             IC_TRY(ic_buffer_addf(p->out, "</p>\n"));
         }
         for (const ic_json *item = s ? ic_json_first(ic_json_get(s, "items")) : NULL; item;
@@ -404,9 +398,9 @@ static int about(ic_buffer *out, const ic_json *report, const char *name)
         IC_TRY(ic_buffer_addf(out, "</b> · "));
     }
     IC_TRY(ic_buffer_addf(out, "icae "));
-    IC_TRY(escape(out, text_of(report, "icae")));
+    IC_TRY(escape(out, ic_record_text(report, "icae")));
     IC_TRY(ic_buffer_addf(out, ", suite "));
-    IC_TRY(escape(out, text_of(report, "suite")));
+    IC_TRY(escape(out, ic_record_text(report, "suite")));
     const ic_json *texts = ic_json_get(report, "texts");
     IC_TRY(ic_buffer_addf(
         out, ", %.0f samples a measurement, seed %.0f, %.0f documents and %.0f questions",
@@ -416,22 +410,22 @@ static int about(ic_buffer *out, const ic_json *report, const char *name)
         ic_json_number(ic_json_get(texts, "questions"), 0)));
     for (const ic_json *s = ic_json_first(ic_json_get(report, "systems")); s; s = ic_json_next(s)) {
         IC_TRY(ic_buffer_addf(out, "<br>"));
-        IC_TRY(escape(out, text_of(s, "name")));
+        IC_TRY(escape(out, ic_record_text(s, "name")));
         IC_TRY(ic_buffer_addf(
             out,
             ": %.1f M parameters, base <code>%.12s</code>, adapter <code>%.12s</code>, k %.0f, "
             "rate %.4g, "
             "rank %.0f, ",
-            ic_json_number(ic_json_get(s, "parameters"), 0) / 1e6, text_of(s, "base"),
-            text_of(s, "adapter"), ic_json_number(ic_json_get(s, "k"), 0),
+            ic_json_number(ic_json_get(s, "parameters"), 0) / 1e6, ic_record_text(s, "base"),
+            ic_record_text(s, "adapter"), ic_json_number(ic_json_get(s, "k"), 0),
             ic_json_number(ic_json_get(s, "rate"), 0), ic_json_number(ic_json_get(s, "rank"), 0)));
-        IC_TRY(escape(out, text_of(s, "positions")));
+        IC_TRY(escape(out, ic_record_text(s, "positions")));
         IC_TRY(ic_buffer_addf(out, " positions, "));
-        IC_TRY(escape(out, text_of(s, "slots")));
+        IC_TRY(escape(out, ic_record_text(s, "slots")));
         IC_TRY(ic_buffer_addf(out, " slots; "));
-        IC_TRY(escape(out, text_of(s, "compute")));
+        IC_TRY(escape(out, ic_record_text(s, "compute")));
         IC_TRY(ic_buffer_addf(out, " on "));
-        IC_TRY(escape(out, text_of(s, "cpu")));
+        IC_TRY(escape(out, ic_record_text(s, "cpu")));
         IC_TRY(ic_buffer_addf(out, ", %.0f threads", ic_json_number(ic_json_get(s, "threads"), 0)));
     }
     IC_TRY(ic_buffer_addf(out, "</p>\n"));
@@ -447,7 +441,7 @@ static int each_section(page *p, int (*f)(page *p, const char *id))
         for (size_t i = 0; i < p->count; i++)
             for (const ic_json *s = ic_json_first(ic_json_get(p->reports[i], "sections")); s;
                  s = ic_json_next(s)) {
-                const char *id = text_of(s, "id");
+                const char *id = ic_record_text(s, "id");
                 bool seen = !strcmp(id, "systems") != (pass == 0);
                 for (size_t k = 0; k < i && !seen; k++)
                     seen = find_section(p->reports[k], id) != NULL;
@@ -463,7 +457,7 @@ static int link_to(page *p, const char *id)
     int rc = ICAE_OK;
     const char *title = "";
     for (size_t i = 0; i < p->count && !*title; i++)
-        title = text_of(find_section(p->reports[i], id), "title");
+        title = ic_record_text(find_section(p->reports[i], id), "title");
     IC_TRY(ic_buffer_addf(p->out, "<a href=\"#"));
     IC_TRY(escape(p->out, id));
     IC_TRY(ic_buffer_addf(p->out, "\">"));

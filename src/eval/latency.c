@@ -288,9 +288,9 @@ static void row(ic_eval *e, const ic_system *s, const int shape[2], int tokens)
            output = tokens_to_pay(t, tokens);
     say_when(when, questions, output);
     snprintf(name, sizeof name, "%d x %d", shape[0], shape[1]);
-    ic_report_row(&e->report, "ssnnnnnnnnnnnns", s->name, name, repeats, t[0].first, full,
+    ic_report_row(&e->report, "sssnnnnnnnnnnnn", s->name, name, when, repeats, t[0].first, full,
                   t[1].compress, shape[0] * (double)shape[1] / t[1].compress, t[1].first, cached,
-                  whole, full / whole, full / cached, questions, output, when);
+                  whole, full / whole, full / cached, questions, output);
 }
 
 static void chart(ic_eval *e, const int (*list)[2], size_t n, int tokens)
@@ -350,9 +350,10 @@ int ic_experiment_latency(ic_eval *e)
     snprintf(title, sizeof title, "Seconds, %d tokens written", tokens);
     ic_report_table(
         r, title,
-        "System|Batch|Repeats:0|Full: first token:3|Full: total:3|Compress:3|Tokens/s "
+        "System|Batch|Compression pays|Repeats:0|Full: first token:3|Full: "
+        "total:3|Compress:3|Tokens/s "
         "compressed:0|Slots: first token:3|Slots: total, cached:3|Slots: total:3|Speed-up:2|Speed-"
-        "up, cached:2|Pays from questions:0|Pays from output tokens:0|Compression pays");
+        "up, cached:2|Pays from questions:0|Pays from output tokens:0");
     for (size_t i = 0; i < e->systems; i++)
         for (size_t k = 0; k < n; k++)
             row(e, &e->system[i], list[k], tokens);

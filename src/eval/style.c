@@ -44,8 +44,8 @@ const char ic_report_style[] =
     ".tile b{white-space:nowrap}\n"
     ".tile small{color:var(--soft);font-size:.78rem;line-height:1.4}\n"
     /* a shadow at the right edge as long as there is more to scroll to */
-    ".wrap{overflow-x:auto;background:linear-gradient(90deg,transparent,var(--card) 70%) right/3rem\n"
-    "100% local,linear-gradient(-90deg,var(--soft),transparent 70%) right/1rem 100%,var(--card);\n"
+    ".wrap{overflow-x:auto;background:linear-gradient(90deg,transparent,var(--card) 70%) right/2rem\n"
+    "100% local,linear-gradient(-90deg,var(--line),transparent) right/.8rem 100%,var(--card);\n"
     "background-repeat:no-repeat;border:1px solid var(--line);border-radius:.5rem}\n"
     "table{border-collapse:collapse;width:100%;font-size:.85rem;\n"
     "font-variant-numeric:tabular-nums}\n"

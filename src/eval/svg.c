@@ -20,7 +20,9 @@ enum {
     COLOURS = 8,
     MOST = 96,
     ROW = 24,
-    PARTS = 4 /* of a stack */
+    ABOVE = 18, /* what a name above its row takes */
+    LONG = 22,  /* letters of a name that stands above */
+    PARTS = 4   /* of a stack */
 };
 
 typedef enum { BOX, BAR, STACK } row_kind;
@@ -85,12 +87,6 @@ static double place(range r, double v, double from, double to)
     if (r.log)
         v = log10(v);
     return from + (v - r.low) / (r.high - r.low) * (to - from);
-}
-
-static const char *text_of(const ic_json *o, const char *key)
-{
-    const char *s = ic_json_string(ic_json_get(o, key));
-    return s ? s : "";
 }
 
 static int add_text(ic_buffer *out, double x, double y, const char *anchor, const char *s)
@@ -252,14 +248,15 @@ static int lines(ic_buffer *out, const ic_json *chart, const series *s, size_t n
             }
     xs = rounded(xs, true);
     ys = logarithmic(ys);
-    IC_TRY(begin(out, bottom + BOTTOM, text_of(chart, "title")));
+    IC_TRY(begin(out, bottom + BOTTOM, ic_record_text(chart, "title")));
     IC_TRY(axis(out, ys, true, bottom));
     IC_TRY(axis(out, xs, false, bottom));
     for (size_t i = 0; i < n; i++)
         IC_TRY(band(out, &s[i], i % COLOURS, xs, ys, bottom));
     for (size_t i = 0; i < n; i++)
         IC_TRY(line(out, &s[i], i % COLOURS, xs, ys, bottom));
-    IC_TRY(add_text(out, (LEFT + WIDTH - RIGHT) / 2.0, bottom + 34, "middle", text_of(chart, "x")));
+    IC_TRY(add_text(out, (LEFT + WIDTH - RIGHT) / 2.0, bottom + 34, "middle",
+                    ic_record_text(chart, "x")));
     IC_TRY(ic_buffer_addf(out, "</svg>"));
     IC_TRY(legend(out, s, n));
 done:
@@ -298,7 +295,7 @@ done:
 /* Part i of "a|b|c"; false: there is none. */
 static bool part_name(char out[32], const ic_json *chart, size_t i)
 {
-    const char *at = text_of(chart, "y");
+    const char *at = ic_record_text(chart, "y");
     for (; at && i; i--)
         at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL;
     snprintf(out, 32, "%.*s", at ? (int)IC_MIN(strcspn(at, "|"), (size_t)31) : 0, at ? at : "");
@@ -335,6 +332,13 @@ done:
     return rc;
 }
 
+/* Parts that are better, as good and worse have colours that say so. */
+static bool is_verdict(const ic_json *chart)
+{
+    return strstr(ic_record_text(chart, "y"), "|tie|") ||
+           strstr(ic_record_text(chart, "y"), "|equal|");
+}
+
 /* Parts one behind the other, each in its colour. */
 static int stack_row(ic_buffer *out, const ic_json *chart, const series *s, range r, double y,
                      double left)
@@ -349,9 +353,9 @@ static int stack_row(ic_buffer *out, const ic_json *chart, const series *s, rang
             continue;
         double a = place(r, from, left, right), b = place(r, from + v[i], left, right);
         IC_TRY(ic_buffer_addf(out,
-                              "<rect class=\"p%zu\" x=\"%.1f\" width=\"%.1f\" y=\"%.1f\" "
+                              "<rect class=\"%c%zu\" x=\"%.1f\" width=\"%.1f\" y=\"%.1f\" "
                               "height=\"16\" rx=\"1.5\">",
-                              i, a, fmax(b - a - 1, 0.7), y - 8));
+                              is_verdict(chart) ? 'p' : 'f', i, a, fmax(b - a - 1, 0.7), y - 8));
         IC_TRY(tooltip(out, s->name, "%s %.4g", part, v[i]));
         IC_TRY(ic_buffer_addf(out, "</rect>"));
         snprintf(label, sizeof label, "%.3g", v[i]);
@@ -373,7 +377,8 @@ static int stack_legend(ic_buffer *out, const ic_json *chart)
     char part[32];
     IC_TRY(ic_buffer_addf(out, "<div class=\"legend\">"));
     for (size_t i = 0; i < PARTS && part_name(part, chart, i); i++) {
-        IC_TRY(ic_buffer_addf(out, "<span><i class=\"q%zu\"></i>", i));
+        IC_TRY(
+            ic_buffer_addf(out, "<span><i class=\"%c%zu\"></i>", is_verdict(chart) ? 'q' : 'k', i));
         IC_TRY(ic_html_escape(out, part, strlen(part)));
         IC_TRY(ic_buffer_addf(out, "</span> "));
     }
@@ -382,13 +387,25 @@ done:
     return rc;
 }
 
-/* Width that the longest name takes, within bounds. */
-static double label_width(const series *s, size_t n)
+static size_t longest_name(const series *s, size_t n)
 {
     size_t longest = 0;
     for (size_t i = 0; i < n; i++)
         longest = IC_MAX(longest, strlen(s[i].name));
-    return fmin(fmax((double)longest * 7 + 12, 40), 180);
+    return longest;
+}
+
+/* Left of the row, or above it. */
+static int row_name(ic_buffer *out, const char *name, double left, double y, bool above)
+{
+    enum { FITS = 58 };
+    char text[FITS + 4];
+    size_t size = strlen(name);
+    if (size > FITS)
+        size = ic_utf8_whole(name, FITS);
+    snprintf(text, sizeof text, "%.*s%s", (int)size, name, name[size] ? "\u2026" : "");
+    return above ? add_text(out, left, y - 13, "start", text)
+                 : add_text(out, left - 6, y + 4, "end", text);
 }
 
 /* All that a row reaches. */
@@ -407,17 +424,20 @@ static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n,
 {
     int rc = ICAE_OK;
     range r = {(double)NAN, (double)NAN, false};
-    double left = label_width(s, n);
-    bool box = kind == BOX;
+    size_t longest = longest_name(s, n);
+    bool box = kind == BOX, above = longest > LONG;
+    double left = above ? 10 : fmax((double)longest * 7.3 + 12, 40);
+    int height = ROW + above * ABOVE;
     for (size_t i = 0; i < n; i++)
         widen_row(&r, &s[i], kind);
     bool share = !box && r.high <= 1 + 1e-9 && r.high > 0.5;
     r = rounded(r, !box);
     if (share)
         r.high = 1;
-    int bottom = TOP + (int)n * ROW;
+    int bottom = TOP + (int)n * height;
     double step = tick_step(r.high - r.low);
-    IC_TRY(begin(out, bottom + (*text_of(chart, "x") ? BOTTOM : 22), text_of(chart, "title")));
+    IC_TRY(begin(out, bottom + (*ic_record_text(chart, "x") ? BOTTOM : 22),
+                 ic_record_text(chart, "title")));
     for (int i = 0; r.low + i * step <= r.high + step / 1000; i++) {
         char label[32];
         double tick = r.low + i * step, x = place(r, tick, left, WIDTH - RIGHT);
@@ -428,10 +448,8 @@ static int rows(ic_buffer *out, const ic_json *chart, const series *s, size_t n,
         IC_TRY(add_text(out, x, bottom + 15, "middle", label));
     }
     for (size_t i = 0; i < n; i++) {
-        double y = TOP + ROW * ((double)i + 0.5);
-        char name[40];
-        snprintf(name, sizeof name, strlen(s[i].name) > 26 ? "%.25s…" : "%s", s[i].name);
-        IC_TRY(add_text(out, left - 6, y + 4, "end", name));
+        double y = TOP + height * ((double)i + 1) - ROW / 2.0;
+        IC_TRY(row_name(out, s[i].name, left, y, above));
         size_t colour = s[i].report % COLOURS;
         IC_TRY(box           ? box_row(out, &s[i], colour, r, y, left)
                : kind == BAR ? bar_row(out, &s[i], colour, r, y, left)
@@ -472,7 +490,7 @@ static size_t gather(series *out, const ic_json *const *charts, const char *cons
             out[n].report = report;
             bool one = count == 1;
             snprintf(out[n].name, sizeof out[n].name, "%s%s%s", one ? "" : names[report],
-                     one || !*text_of(s, "name") ? "" : " ", text_of(s, "name"));
+                     one || !*ic_record_text(s, "name") ? "" : " ", ic_record_text(s, "name"));
             n++;
         }
     return n;
@@ -486,7 +504,7 @@ int ic_svg_chart(ic_buffer *out, const ic_json *const *charts, const char *const
         chart = charts[i];
     if (!chart)
         return ICAE_OK;
-    const char *is = text_of(chart, "chart");
+    const char *is = ic_record_text(chart, "chart");
     bool is_line = !strcmp(is, "line");
     row_kind kind = !strcmp(is, "box") ? BOX : !strcmp(is, "stack") ? STACK : BAR;
     series *list = ic_alloc(MOST, sizeof *list);
