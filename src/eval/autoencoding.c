@@ -75,12 +75,15 @@ static bool is_last(const ic_cell *cells, size_t n, size_t i)
     return i + 1 == n || strcmp(cells[i].name, cells[i + 1].name) != 0;
 }
 
-/* Median BLEU of the longest texts by tokens a slot, one line a system; none for one rate of one system. */
+/* Median BLEU of the longest texts by tokens a slot, one line a system; none if all have one rate. */
 static void rate_chart(ic_eval *e, ic_cell *cells, size_t n)
 {
     ic_report *r = &e->report;
     const ic_system *open = NULL;
-    if (!n || !strcmp(cells[0].name, cells[n - 1].name))
+    bool several = false;
+    for (size_t i = 0; i < n; i++)
+        several |= cells[i].rate != cells[0].rate;
+    if (!several)
         return;
     ic_report_chart(r, "line", "Median BLEU by rate", "tokens a slot", "BLEU");
     for (size_t i = 0; i < n; i++) {

@@ -187,11 +187,14 @@ static void chart(ic_eval *e, const cell *c, size_t n, size_t contexts)
     ic_report_chart_end(&e->report);
 }
 
-/* What slots lose behind the longest context, by tokens a slot, one line a system. */
+/* What slots lose behind the longest context, by tokens a slot, one line a system; none if all have one rate. */
 static void rate_chart(ic_eval *e, const cell *c, size_t n, size_t contexts)
 {
     ic_report *r = &e->report;
-    if (n <= contexts)
+    bool several = false;
+    for (size_t i = 0; i < n; i++)
+        several |= c[i].rate != c[0].rate;
+    if (!several)
         return;
     ic_report_chart(r, "line", "Perplexity above full context, by rate", "tokens a slot",
                     "percent");
