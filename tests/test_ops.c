@@ -170,7 +170,7 @@ static const ic_dtype weight_types[] = {IC_F32,  IC_F16,  IC_BF16, IC_Q8_0,
 static void test_linear(void **state)
 {
     (void)state;
-    static const int rows[] = {1, 2, 3, 4, 5, 8, 9, 37};
+    static const int rows[] = {1, 2, 3, 4, 5, 8, 9, 15, 30, 37};
     for (size_t i = 0; i < IC_COUNT(weight_types); i++) {
         ic_dtype w = weight_types[i];
         int c = ic_dtypes[w].quantised ? 512 : 83;

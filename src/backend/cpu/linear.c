@@ -44,9 +44,10 @@ static void decode_block(const ic_cpu *cpu, void *dst, ic_dtype type, ic_mat m, 
 
 static bool gemv_fits(const ic_cpu *cpu, ic_mat x, ic_mat w)
 {
-    if (x.rows > IC_GEMV_ROWS / 2 && x.rows * (int64_t)x.cols > 8192)
+    bool pairs = x.dtype == IC_BF16 && w.dtype == IC_BF16 && cpu->k->bf16_dot;
+    if (!pairs && x.rows > IC_GEMV_ROWS / 2 && x.rows * (int64_t)x.cols > 8192)
         return false; /* x would not stay in the first cache */
-    return x.rows <= IC_GEMV_ROWS && ic_dtypes[w.dtype].bytes &&
+    return x.rows <= (pairs ? IC_GEMV_PAIRS : IC_GEMV_ROWS) && ic_dtypes[w.dtype].bytes &&
            (w.dtype <= IC_BF16 || ic_dtypes[w.dtype].quantised) &&
            (size_t)x.rows * ((size_t)x.cols + 31 + ROW_GAP) * sizeof(float) <= cpu->rows_size / 2;
 }

@@ -256,6 +256,8 @@ int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k)
         return ICAE_ENOMEM;
     mm->threads = threads;
     mm->bf16 = k->bf16_dot;
+    /* Plans are kept here: oneDNN's own cache would keep a thousand more behind them, some 50 KB each. */
+    dnnl_set_primitive_cache_capacity(0);
     if (getenv("ICAE_ISA")) /* for the whole process, and only before the first primitive */
         dnnl_set_max_cpu_isa(k->bf16_dot                   ? dnnl_cpu_isa_all
                              : strstr(k->isa, "avx512")    ? dnnl_cpu_isa_avx512_core
