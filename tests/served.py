@@ -3,6 +3,7 @@ their own, and a check of answers against docs/openapi.yaml. Only Python's stand
 
 from __future__ import annotations
 
+import atexit
 import glob
 import http.client
 import json
@@ -27,7 +28,13 @@ class Server:
         self.command = [program, "serve", "--port", "0", "--threads", "2", "--compute", compute,
                         "--store", self.store, "--log", str(self.folder / "log"), *options]
         self.prepare = prepare  # called in the process before it becomes the server
+        atexit.register(self.clear)  # what a test that failed has left
         self.start()
+
+    def clear(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
