@@ -665,7 +665,7 @@ static void test_plot(void **state)
     char *text = ic_strndup((const char *)map.data, map.size);
     assert_non_null(strstr(text, "<svg"));
     assert_non_null(strstr(text, "Loss, nats a token"));
-    assert_non_null(strstr(text, "restoring, held-out"));
+    assert_non_null(strstr(text, "stroke-dasharray"));
     assert_non_null(strstr(text, "Perplexity"));
     assert_non_null(strstr(text, "</svg>"));
     assert_null(strstr(text, "nan"));

@@ -11,10 +11,10 @@
 #include <string.h>
 
 enum {
-    WIDTH = 760,
+    WIDTH = 780,
     HEIGHT = 230,
     LEFT = 64,
-    RIGHT = 150,
+    RIGHT = 170,
     TOP = 34,
     BOTTOM = 34,
     POINTS = 600,
@@ -28,9 +28,11 @@ typedef struct series {
     size_t count, capacity;
 } series;
 
+typedef enum { FROM_ZERO, SHARE, RANGE, LOG } scale;
+
 typedef struct panel {
     const char *title;
-    bool share; /* y from 0 to 1 */
+    scale scale; /* of y: from 0, from 0 to 1, as far as there are values, logarithmic */
     series *s;
     size_t count;
 } panel;
@@ -64,15 +66,19 @@ static series *series_of(panel *p, const char *key, const char *label, bool held
     series *s = &all[p->count++];
     *s = (series){.held_out = held_out};
     snprintf(s->key, sizeof s->key, "%s", key);
-    snprintf(s->label, sizeof s->label, "%s%s", label, held_out ? ", held-out" : "");
+    snprintf(s->label, sizeof s->label, "%s", label);
     return s;
 }
 
 enum { LOSS, RESTORED, PERPLEXITY, NORM, RATE, PANELS };
 
-static const char *const titles[PANELS] = {"Loss, nats a token", "Restored, share of tokens",
-                                           "Perplexity of continuations", "Gradient norm",
-                                           "Learning rate"};
+static const panel panels_of_a_run[PANELS] = {
+    {.title = "Loss, nats a token; dashed: held out", .scale = LOG},
+    {.title = "Restored, share of held-out tokens", .scale = SHARE},
+    {.title = "Perplexity of held-out continuations", .scale = RANGE},
+    {.title = "Gradient norm", .scale = LOG},
+    {.title = "Learning rate"},
+};
 
 /* Which panel a number of the metrics belongs to, -1: none, and what it is called there. */
 static int place(const char *key, bool eval, char label[40])
@@ -170,9 +176,11 @@ static double tick(double span, int parts)
     return power * (f < 1.5 ? 1 : f < 3.5 ? 2 : f < 7.5 ? 5 : 10);
 }
 
+/* Of a logarithmic panel y0 and y1 are logarithms. */
 typedef struct frame {
     double x0, x1, y0, y1;
     int top;
+    bool log;
 } frame;
 
 static double px(const frame *f, double x)
@@ -182,37 +190,71 @@ static double px(const frame *f, double x)
 
 static double py(const frame *f, double y)
 {
-    return f->top + HEIGHT - BOTTOM - (y - f->y0) / (f->y1 - f->y0) * (HEIGHT - TOP - BOTTOM);
+    double at = f->log ? y > 0 ? log10(y) : f->y0 : y;
+    at = IC_MAX(f->y0, IC_MIN(f->y1, at));
+    return f->top + HEIGHT - BOTTOM - (at - f->y0) / (f->y1 - f->y0) * (HEIGHT - TOP - BOTTOM);
 }
 
 static frame frame_of(const panel *p, int top, double last)
 {
-    frame f = {.x0 = 0, .x1 = IC_MAX(last, 1.0), .y0 = 0, .y1 = 0, .top = top};
+    frame f = {.x0 = 0, .x1 = IC_MAX(last, 1.0), .top = top, .log = p->scale == LOG};
+    double least = INFINITY, most = -INFINITY;
     for (size_t i = 0; i < p->count; i++)
-        for (size_t j = 0; j < p->s[i].count; j++)
-            f.y1 = IC_MAX(f.y1, p->s[i].y[j]);
-    if (p->share)
-        f.y1 = 1;
-    if (f.y1 <= 0)
-        f.y1 = 1;
-    double t = tick(f.y1, 4);
-    f.y1 = ceil(f.y1 / t - 1e-9) * t;
+        for (size_t j = 0; j < p->s[i].count; j++) {
+            double y = p->s[i].y[j];
+            if (f.log && y <= 0)
+                continue;
+            y = f.log ? log10(y) : y;
+            least = IC_MIN(least, y);
+            most = IC_MAX(most, y);
+        }
+    if (p->scale == SHARE || !(least <= most))
+        least = 0, most = 1;
+    if (p->scale == FROM_ZERO)
+        least = IC_MIN(least, 0.0);
+    if (!(most > least))
+        most = least + 1;
+    double t = f.log ? 0.25 : tick(most - least, 4);
+    f.y0 = floor(least / t + 1e-9) * t;
+    f.y1 = ceil(most / t - 1e-9) * t;
     return f;
+}
+
+static int draw_tick(ic_buffer *b, const frame *f, double y)
+{
+    return ic_buffer_addf(b,
+                          "<line class=\"g\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>"
+                          "<text class=\"n\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
+                          LEFT, WIDTH - RIGHT, py(f, y), py(f, y), LEFT - 6, py(f, y) + 4, y);
+}
+
+/* Multiples of a round number; of a logarithmic axis 1, 2, 5 times powers of ten. */
+static int draw_ticks(ic_buffer *b, const frame *f)
+{
+    int rc = ICAE_OK;
+    double t = tick(f->y1 - f->y0, 4);
+    if (!f->log) {
+        for (int i = 0; f->y0 + i * t <= f->y1 + t * 1e-6; i++)
+            IC_TRY(draw_tick(b, f, f->y0 + i * t));
+        return ICAE_OK;
+    }
+    for (int e = (int)floor(f->y0); e <= (int)ceil(f->y1); e++)
+        for (int i = 0; i < 3; i++) {
+            double y = pow(10, e) * (i == 0 ? 1 : i == 1 ? 2 : 5);
+            if (log10(y) >= f->y0 - 1e-9 && log10(y) <= f->y1 + 1e-9)
+                IC_TRY(draw_tick(b, f, y));
+        }
+done:
+    return rc;
 }
 
 static int draw_axes(ic_buffer *b, const panel *p, const frame *f)
 {
     int rc = ICAE_OK;
-    double ty = tick(f->y1 - f->y0, 4), tx = tick(f->x1 - f->x0, 6);
+    double tx = tick(f->x1 - f->x0, 6);
     IC_TRY(ic_buffer_addf(b, "<text class=\"t\" x=\"%d\" y=\"%d\">%s</text>\n", LEFT, f->top + 20,
                           p->title));
-    for (int i = 0; i * ty <= f->y1 * (1 + 1e-9); i++)
-        IC_TRY(ic_buffer_addf(
-            b,
-            "<line class=\"g\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>"
-            "<text class=\"n\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
-            LEFT, WIDTH - RIGHT, py(f, i * ty), py(f, i * ty), LEFT - 6, py(f, i * ty) + 4,
-            i * ty));
+    IC_TRY(draw_ticks(b, f));
     for (int i = 0; i * tx <= f->x1 * (1 + 1e-9); i++)
         IC_TRY(ic_buffer_addf(
             b, "<text class=\"n\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.6g</text>\n",
@@ -241,17 +283,16 @@ static int draw_series(ic_buffer *b, const panel *p, const frame *f, size_t i)
     int rc = ICAE_OK;
     const series *s = &p->s[i];
     size_t c = colour(p, i);
-    const char *dash =
-        s->held_out && !p->share && p->title == titles[LOSS] ? " stroke-dasharray=\"5 3\"" : "";
+    bool both = p->title == panels_of_a_run[LOSS].title; /* training and held-out curves */
+    const char *dash = s->held_out && both ? " stroke-dasharray=\"5 3\"" : "";
     double y = f->top + TOP + 8 + 17.0 * (double)i;
     IC_TRY(ic_buffer_addf(b, "<polyline class=\"c%zu\"%s points=\"", c, dash));
     for (size_t j = 0; j < s->count; j++)
-        IC_TRY(ic_buffer_addf(b, "%s%.1f,%.1f", j ? " " : "", px(f, s->x[j]),
-                              py(f, IC_MIN(s->y[j], f->y1))));
+        IC_TRY(ic_buffer_addf(b, "%s%.1f,%.1f", j ? " " : "", px(f, s->x[j]), py(f, s->y[j])));
     IC_TRY(ic_buffer_addf(b, "\"/>\n"));
     for (size_t j = 0; j < s->count && s->held_out && s->count <= 60; j++)
         IC_TRY(ic_buffer_addf(b, "<circle class=\"d%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", c,
-                              px(f, s->x[j]), py(f, IC_MIN(s->y[j], f->y1))));
+                              px(f, s->x[j]), py(f, s->y[j])));
     IC_TRY(ic_buffer_addf(b,
                           "<line class=\"c%zu\"%s x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>"
                           "<text class=\"n\" x=\"%d\" y=\"%.1f\">%s</text>\n",
@@ -302,16 +343,14 @@ done:
 int icae_train_plot(const char *run, const char *svg)
 {
     int rc = ICAE_OK;
-    panel panels[PANELS] = {0};
+    panel panels[PANELS];
     ic_buffer b = {0};
     ic_file f = {.fd = -1};
     double last = 0;
+    memcpy(panels, panels_of_a_run, sizeof panels);
     char *path = ic_path_is_folder(run) ? ic_path_join(run, "metrics.jsonl") : ic_strdup(run);
     if (!path)
         return ICAE_ENOMEM;
-    for (int i = 0; i < PANELS; i++)
-        panels[i].title = titles[i];
-    panels[RESTORED].share = true;
     IC_TRY(read_metrics(panels, path));
     for (int i = 0; i < PANELS; i++)
         for (size_t s = 0; s < panels[i].count; s++)
