@@ -87,7 +87,9 @@ ok "default name" test -s a.txt.icae
 for i in 1 2 3 4 5 6 7; do cat a.txt; done >long.txt
 t "many segments at once" 0 compress long.txt
 t "few at a time" 0 compress long.txt -o few.icae --memory 1M
-ok "a bound on memory changes no slot" cmp long.txt.icae few.icae
+t "many segments, restored" 0 restore long.txt.icae -o many.txt
+t "few at a time, restored" 0 restore few.icae -o few.txt
+ok "a bound on memory changes slots by rounding at most" cmp many.txt few.txt
 t "not even one" 1 compress long.txt -o none.icae --memory 4K
 one_line "not even one"
 no "not even one: nothing written" test -e none.icae
