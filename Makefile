@@ -1,7 +1,7 @@
 # The front door. CMake does the work; this says what to do, and installs what is missing on Debian.
 #
 #   make            configure and build into build/
-#   make demo       the main job on a small text, with the bundled model
+#   make demo       the main job on a small text, with the bundled model; TEXT=FILE: on yours
 #   make test       all tests, plain and under sanitizers
 #   make check      house rules: formatting, layering, includes, banned words
 #   make bench      speed beside the machine's limits
@@ -40,7 +40,7 @@ program:
 
 demo: deps
 	@tools/quietly.sh "building icae" $(MAKE) --no-print-directory program
-	@demo/run.sh $(BUILD)/icae
+	@demo/run.sh $(BUILD)/icae $(if $(TEXT),"$(TEXT)")
 
 test:
 	@tools/install-deps.sh --tests

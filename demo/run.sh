@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# The whole main job on a small text with the bundled model. Usage: demo/run.sh [PATH/TO/icae]
+# The whole main job on a small text with the bundled model. Usage: demo/run.sh [PATH/TO/icae [TEXT]]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 icae=${1:-$here/../build/icae}
 case $icae in */*) icae=$(cd "$(dirname "$icae")" && pwd)/${icae##*/} ;; esac
+source=${2:-$here/article.txt}
+[ -f "$source" ] || { echo "demo: there is no file $source" >&2; exit 1; }
+text=$(basename "$source")
+case $text in -*) text=text.txt ;; esac
+if [ $# -lt 2 ]; then
+    questions=("What did the Dolphin think the Monkey was?" "Who was shipwrecked?" "Where was the ship going?")
+else
+    questions=("What is this text about?" "Who is in it?" "What happens first?")
+fi
 export ICAE_DATA=$here
 unset ICAE_MODEL ICAE_ADAPTER
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+cp "$source" "$work/$text"
 cd "$work"
-cp "$here/article.txt" .
 
 bold="" dim="" plain=""
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
@@ -34,28 +43,33 @@ run() {
 printf '%sicae: a text becomes a few memory slots, which the model reads in place of the text.%s\n' \
     "$bold" "$plain"
 printf 'The bundled model is tiny (3 million parameters). It restores text well, but knows little: expect\n'
-printf 'its answers and continuations to be wrong. The text below was held out of its training.\n'
+printf 'its answers and continuations to be wrong.'
+[ $# -ge 2 ] || printf ' The text below was held out of its training.'
+printf '\n'
 
 step "1. Compress: one slot for four tokens. How much was kept?"
-run compress article.txt --check
+run compress "$text" --check
 
 step "2. Restore the text from its slots alone: missing words and new ones."
-run restore article.txt.icae --diff article.txt
+run restore "$text.icae" --diff "$text"
 
 step "3. Ask about the text, from the slots. (The machinery works; this model's answers are mostly wrong.)"
-run ask article.txt.icae "What did the Dolphin think the Monkey was?" --max-tokens 32
+for question in "${questions[@]}"; do
+    run ask "$text.icae" "$question" --max-tokens 32
+done
 
 step "4. Continue the text, from the slots. (Likewise.)"
-run continue article.txt.icae --max-tokens 40 --temperature 0.7 --seed 1
+run continue "$text.icae" --max-tokens 40 --temperature 0.7 --seed 1
 
 step "5. Exact restoration: a few bytes of corrections beside the slots give the original back."
-show compress article.txt -o exact.icae --exact
-"$icae" compress article.txt -o exact.icae --exact | sed -n '$p'
+show compress "$text" -o exact.icae --exact
+"$icae" compress "$text" -o exact.icae --exact | sed -n '$p'
 run restore exact.icae -o restored.txt
-cmp article.txt restored.txt && echo "article.txt and restored.txt are the same, byte for byte."
+cmp "$text" restored.txt && echo "$text and restored.txt are the same, byte for byte."
 
 step "Try your own:"
 cat <<'END'
+  make demo TEXT=FILE                       (all of the above on it; English, up to some 2,000 words)
   icae compress FILE --check
   icae restore FILE.icae --diff FILE
   icae ask FILE.icae "a question" --model MODEL_FOLDER --adapter ADAPTER   (for answers worth reading)
