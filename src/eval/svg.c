@@ -13,7 +13,7 @@
 enum {
     WIDTH = 460,
     LEFT = 56,
-    RIGHT = 14,
+    RIGHT = 22,
     TOP = 10,
     PLOT = 210,
     BOTTOM = 40,
