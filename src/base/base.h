@@ -59,6 +59,9 @@ long ic_memory_live(void);
  * out. */
 bool ic_memory_count_in(void);
 void ic_memory_count_out(void);
+/* Asks for huge pages behind a large mapping (of a file: for what is not in memory yet). A wish: without
+ * it only slower. */
+void ic_memory_huge(void *mapping, size_t size);
 
 /* A stack of scratch memory: reserved once, taken piece by piece, released by mark. An arena that
  * was not reserved *measures*: it hands out addresses that must not be touched and records the

@@ -17,8 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HUGE_PAGES_FROM ((size_t)4 << 20)
-
 static int fail_errno(const char *doing, const char *path)
 {
     int code = errno == ENOENT || errno == ENOTDIR ? ICAE_ENOTFOUND
@@ -70,11 +68,7 @@ static int map_or_read(ic_map *out, int fd, const char *path)
     void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED)
         return errno == ENODEV ? read_all(out, fd, path) : fail_errno("map", path);
-#ifdef MADV_HUGEPAGE
-    /* What is not in memory yet is then read and mapped 2 MB at a time; a mere wish, it may fail. */
-    if ((size_t)st.st_size >= HUGE_PAGES_FROM)
-        (void)madvise(data, (size_t)st.st_size, MADV_HUGEPAGE);
-#endif
+    ic_memory_huge(data, (size_t)st.st_size);
     *out = (ic_map){.data = data, .size = (size_t)st.st_size, .mapped = true};
     return ICAE_OK;
 }

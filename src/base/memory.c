@@ -81,6 +81,14 @@ static header *header_of(void *memory)
     return (header *)memory - 1;
 }
 
+void ic_memory_huge(void *mapping, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    if (size >= HUGE_PAGES_FROM)
+        (void)madvise(mapping, size, MADV_HUGEPAGE);
+#endif
+}
+
 void *ic_alloc(size_t count, size_t size)
 {
     size_t bytes;
@@ -186,8 +194,7 @@ int ic_arena_reserve(ic_arena *a, size_t bytes)
             fail(bytes, 1);
             return ICAE_ENOMEM;
         }
-        if (size >= HUGE_PAGES_FROM)
-            (void)madvise(base, size, MADV_HUGEPAGE); /* a wish: without it only slower */
+        ic_memory_huge(base, size);
         a->base = base;
         a->size = size;
     }
