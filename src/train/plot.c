@@ -33,6 +33,7 @@ typedef enum { FROM_ZERO, SHARE, RANGE, LOG } scale;
 typedef struct panel {
     const char *title;
     scale scale; /* of y: from 0, from 0 to 1, as far as there are values, logarithmic */
+    bool dashed; /* held-out curves, since those of training are there too */
     series *s;
     size_t count;
 } panel;
@@ -73,7 +74,7 @@ static series *series_of(panel *p, const char *key, const char *label, bool held
 enum { LOSS, RESTORED, PERPLEXITY, NORM, RATE, PANELS };
 
 static const panel panels_of_a_run[PANELS] = {
-    {.title = "Loss, nats a token; dashed: held out", .scale = LOG},
+    {.title = "Loss, nats a token; dashed: held out", .scale = LOG, .dashed = true},
     {.title = "Restored, share of held-out tokens", .scale = SHARE},
     {.title = "Perplexity of held-out continuations", .scale = RANGE},
     {.title = "Gradient norm", .scale = LOG},
@@ -283,8 +284,7 @@ static int draw_series(ic_buffer *b, const panel *p, const frame *f, size_t i)
     int rc = ICAE_OK;
     const series *s = &p->s[i];
     size_t c = colour(p, i);
-    bool both = p->title == panels_of_a_run[LOSS].title; /* training and held-out curves */
-    const char *dash = s->held_out && both ? " stroke-dasharray=\"5 3\"" : "";
+    const char *dash = s->held_out && p->dashed ? " stroke-dasharray=\"5 3\"" : "";
     double y = f->top + TOP + 8 + 17.0 * (double)i;
     IC_TRY(ic_buffer_addf(b, "<polyline class=\"c%zu\"%s points=\"", c, dash));
     for (size_t j = 0; j < s->count; j++)

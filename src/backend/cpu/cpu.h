@@ -16,8 +16,8 @@
 enum {
     IC_MAX_THREADS = 512,
     IC_GEMV_ROWS = 8,       /* up to so many rows weights are streamed straight from memory */
-    IC_GEMV_STREAMS = 6,    /* rows of weights that one thread reads at a time */
     IC_GEMV_PAIRS = 32,     /* the same for bf16 by bf16 */
+    IC_GEMV_STREAMS = 6,    /* rows of weights that one thread reads at a time */
     IC_SERIAL_WORK = 65536, /* see ic_cpu_threads */
     IC_PRODUCT_ROWS = 192,  /* block of a product that one thread computes */
     IC_PRODUCT_COLS = 64,
