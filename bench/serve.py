@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Speed and memory of `icae serve`, over HTTP on loopback.
 
-    bench/serve.py [streams overhead first idle mixed list] [--shape small110m] [--threads 2] [--build build]
+    bench/serve.py [streams overhead first shared idle mixed list] [--shape small110m] [--threads 2] [--build build]
                    [--peers build/peers] [--models build/bench-models] [--llama-server PATH] [--repeats 5]
 
   streams   decoding: 16 concurrent streams against one, and against llama.cpp's server (continuous batching, same file)
   overhead  what streaming over HTTP costs a token: a reply streamed against the same reply whole
   first     time to the first token on cached slots against that on the raw text of 512 tokens
+  shared    16 streams over one context of 512 slots: what they take of memory, and time to the first token of one more
   idle      memory of 1,000 idle keep-alive connections
   mixed     10,000 requests of all kinds from 64 clients: how many were lost, how memory grows after the first 1,000
   list      a page of 100 of a list of 100,000 contexts
 
-Prints one JSON line a comparison and a table at the end, as bench/run.py does. The first three run with random weights of
+Prints one JSON line a comparison and a table at the end, as bench/run.py does. The first four run with random weights of
 the shape (a GGUF file and an adapter, written on first use by the peers' Python: bench/peers/setup.sh), the others with
 the bundled model. llama.cpp's own server is taken from --llama-server or PATH, else llama-cpp-python's (its [server]
 extra); without either there are only our own numbers. Every number of requests and connections is bounded.
@@ -219,6 +220,34 @@ def bench_first(options) -> list[dict]:
             raw.append(asyncio.run(first_token(server.port, letters(TEXT, seed) + question)))
     return [line(f"first-token/{options.shape}", f"raw text of {TEXT} tokens", median(slots[1:]), "s", median(raw[1:]),
                  wanted="<= 0.3")]
+
+
+def bench_shared(options) -> list[dict]:
+    server = shaped(options)
+    if not server:
+        return []
+
+    async def compress() -> dict:
+        async with Client(server.port) as client:
+            return good(await client.request("POST", "/v1/contexts?check=false", letters(4 * TEXT - 1, 7))).json()
+
+    async def measure() -> tuple[float, float, list[float]]:
+        context = await compress()
+        over = {"icae": {"contexts": [context["id"]]}}
+        first = [await first_token(server.port, letters(8, seed), **over) for seed in range(4 * options.repeats + 1)]
+        before = server.resident()
+        streams = [asyncio.create_task(complete(server.port, letters(8, i), TOKENS, logit_bias={"2": -100}, **over))
+                   for i in range(STREAMS)]
+        most = before
+        while not all(s.done() for s in streams):
+            most = max(most, server.resident())
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*streams)
+        return most - before, before, first[1:]
+    with server:
+        growth, before, first = asyncio.run(measure())
+    return [line(f"shared-memory-of-{STREAMS}/{options.shape}", "before they came", growth, "MB", resident_before=before),
+            line(f"shared-first-token/{options.shape}", "", 1e3 * median(first), "ms")]
 
 
 # ---- connections, requests, lists ---------------------------------------------------------------------------

@@ -202,6 +202,87 @@ static void test_own_cache(void **state)
     end(&b);
 }
 
+/* Sequences over one beginning, which is read once and then shared, say what each says alone; it stays
+ * until the last of them is gone. */
+static void test_shared_beginning(void **state)
+{
+    (void)state;
+    enum { REPLIES = 5 };
+    static const int shares[] = {0, 1, 16, 37, 1000};
+    static one wanted[REPLIES], got[REPLIES];
+    size_t longest = JOBS - 1;
+    for (size_t n = 0; n < IC_COUNT(shares); n++) {
+        ic_engine *e;
+        ic_kv *first = NULL, *kv[REPLIES];
+        one begun;
+        begin(&begun, longest);
+        int rows = begun.prompt.rows - 1, shared = IC_MIN(shares[n], rows);
+        MUST(ic_kv_new(&first, &model->config, session->act, rows));
+        MUST(ic_prompt_read(session, &begun.prompt, 0, rows, first, NULL, 0, NULL, NULL));
+        MUST(ic_kv_share(first, shared));
+        assert_int_equal(first->shared, shared - shared % IC_SHARED_ROWS);
+        MUST(ic_engine_new(&e, session, NULL));
+        for (size_t i = 0; i < REPLIES; i++) {
+            ic_kv *own = NULL;
+            begin(&wanted[i], longest);
+            begin(&got[i], longest);
+            wanted[i].g.sampling = got[i].g.sampling =
+                (icae_sampling){.temperature = i ? 0.8f : 0, .seed = i, .max_tokens = 40};
+            MUST(ic_generate(session, &wanted[i].prompt, 0, &own, &wanted[i].g));
+            ic_kv_free(own);
+            MUST(ic_kv_fork(&kv[i], first, rows));
+            got[i].job.kv = &kv[i];
+            got[i].job.first = rows;
+            ic_engine_add(e, &got[i].job);
+        }
+        ic_kv_free(first);
+        MUST(ic_engine_drain(e));
+        for (size_t i = 0; i < REPLIES; i++) {
+            MUST(got[i].job.rc);
+            assert_int_equal(wanted[i].out.count, got[i].out.count);
+            assert_memory_equal(wanted[i].out.ids, got[i].out.ids,
+                                got[i].out.count * sizeof *got[i].out.ids);
+            end(&wanted[i]);
+            end(&got[i]);
+            ic_kv_free(kv[i]);
+        }
+        ic_engine_free(e);
+        end(&begun);
+    }
+}
+
+/* Allocation n fails while rows are shared out: the cache is as it was, nothing leaks. */
+static void test_no_memory_to_share(void **state)
+{
+    (void)state;
+    long live = ic_memory_live();
+    for (long n = 0;; n++) {
+        ic_kv *kv, *fork = NULL;
+        MUST(ic_kv_new(&kv, &model->config, IC_F32, 50));
+        kv->rows = 40;
+        for (int row = 0; row < 40; row++)
+            memset(ic_kv_at(kv, 0, 1, row), row, (size_t)kv->width * sizeof(float));
+        ic_memory_fail_after(n);
+        int rc = ic_kv_share(kv, 40);
+        if (rc == ICAE_OK)
+            rc = ic_kv_fork(&fork, kv, 40);
+        ic_memory_fail_after(-1);
+        assert_int_equal(kv->rows, 40);
+        assert_int_equal(*(char *)ic_kv_at(kv, 0, 1, 39), 39);
+        assert_int_equal(*(char *)ic_kv_at(kv->prefix ? kv->prefix : kv, 0, 1, 31), 31);
+        ic_kv_free(kv);
+        if (rc == ICAE_OK) {
+            assert_int_equal(*(char *)ic_kv_at(fork->prefix, 0, 1, 31), 31);
+            assert_int_equal(*(char *)ic_kv_at(fork, 0, 1, 39), 39);
+        }
+        ic_kv_free(fork);
+        assert_int_equal(ic_memory_live(), live);
+        if (rc == ICAE_OK)
+            break;
+        assert_int_equal(rc, ICAE_ENOMEM);
+    }
+}
+
 /* Allocation n fails: all jobs finish, nothing leaks, the engine can go on. */
 static void test_no_memory(void **state)
 {
@@ -243,10 +324,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tokens),
-        cmocka_unit_test(test_leaving),
-        cmocka_unit_test(test_own_cache),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_own_cache),          cmocka_unit_test(test_shared_beginning),
+        cmocka_unit_test(test_no_memory_to_share), cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

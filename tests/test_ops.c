@@ -549,6 +549,39 @@ static void test_attention(void **state)
     }
 }
 
+/* Shared rows lie elsewhere, which changes no bit. */
+static void test_attention_shared(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 4 * IC_COUNT(attention_cases); i++) {
+        attention_case c = attention_cases[i / 4];
+        c.type = i % 2 ? IC_BF16 : IC_F32;
+        ic_backend *be = i % 4 < 2 ? ref : fast;
+        attention_data d = new_attention(&c);
+        d.a.seqs = d.seqs;
+        ic_mat o = new_mat(c.type, d.q.rows, d.q.cols, 1, 1), want = copy_mat(o);
+        ic_mat k = copy_mat(d.k), v = copy_mat(d.v);
+        be->attention(be, want, d.q, &d.a, NULL);
+        for (int s = 0, key = 0; s < d.a.count; key += d.seqs[s++].keys) {
+            int shared = (d.seqs[s].keys - 1) * (s + 1) / 4 / IC_SHARED_ROWS * IC_SHARED_ROWS;
+            size_t bytes = (size_t)shared * ic_row_bytes(c.type, d.k.stride), row = (size_t)key;
+            d.seqs[s].shared = shared;
+            d.seqs[s].shared_k = ic_mat_row(k, row);
+            d.seqs[s].shared_v = ic_mat_row(v, row);
+            d.seqs[s].k = ic_mat_row(d.k, row + (size_t)shared);
+            d.seqs[s].v = ic_mat_row(d.v, row + (size_t)shared);
+            memset(ic_mat_row(d.k, row), 0xff, bytes); /* not read any more */
+            memset(ic_mat_row(d.v, row), 0xff, bytes);
+        }
+        be->attention(be, o, d.q, &d.a, NULL);
+        for (size_t t = 0; t < (size_t)o.rows; t++)
+            assert_memory_equal(ic_mat_row(o, t), ic_mat_row(want, t),
+                                ic_row_bytes(c.type, (size_t)o.cols));
+        free_mat(o), free_mat(want), free_mat(k), free_mat(v);
+        free_attention(d);
+    }
+}
+
 static attention_data with_gradients(attention_data d, ic_dtype type, ic_mat *dk, ic_mat *dv)
 {
     *dk = new_mat(type, d.k.rows, d.k.cols, 5, 0.1f);
@@ -782,12 +815,13 @@ static void test_adjoint_attention(void **state)
 static int run_fast(const char *isa)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),    cmocka_unit_test(test_linear_t),
-        cmocka_unit_test(test_outer),     cmocka_unit_test(test_rmsnorm),
-        cmocka_unit_test(test_rope),      cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_rows),      cmocka_unit_test(test_score),
-        cmocka_unit_test(test_dropout),   cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_back),
+        cmocka_unit_test(test_linear),         cmocka_unit_test(test_linear_t),
+        cmocka_unit_test(test_outer),          cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_rope),           cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_rows),           cmocka_unit_test(test_score),
+        cmocka_unit_test(test_dropout),        cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_attention),      cmocka_unit_test(test_attention_shared),
+        cmocka_unit_test(test_attention_back),
     };
     if (ic_backend_cpu_new(&fast, 0) < 0) {
         printf("%s: not on this machine\n", isa ? isa : "best");

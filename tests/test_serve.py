@@ -344,6 +344,24 @@ def test_many_at_once(s: Server) -> None:
     assert together == alone
 
 
+def test_prefixes(_: Server) -> None:
+    """Replies that share the keys and values of a context, also while they are put out, are those that share nothing."""
+    def replies(prefixes: str) -> tuple[list, dict]:
+        s = Server(ICAE, "--prefixes", prefixes)
+        c = [s.context(TEXT), s.context(TEXT[::-1][:600])]
+        ask = lambda i: s.chat(f"{QUESTION} {i}", icae={"contexts": [c[i % 2]["id"]]}, max_tokens=24,  # noqa: E731
+                               temperature=0.8 if i % 4 else 0, seed=i, n=1 + i % 3).good()["choices"]
+        made = [ask(0)] + threads([lambda i=i: ask(i) for i in range(1, 16)])
+        metrics = dict(line.split() for line in s.get("/metrics").body.decode().splitlines() if line.startswith("icae_prefix_"))
+        s.end()
+        return made, {name: int(value) for name, value in metrics.items()}
+    alone, none = replies("1")
+    shared, both = replies("64M")
+    assert shared == alone and none["icae_prefix_bytes"] == 0 and both["icae_prefix_hits_total"] == 14, (none, both)
+    in_turn, one = replies(str(both["icae_prefix_bytes"] - 1))
+    assert in_turn == alone and 0 < one["icae_prefix_bytes"] < both["icae_prefix_bytes"], one
+
+
 # ---- what is refused -----------------------------------------------------------------------------------
 
 
@@ -833,7 +851,7 @@ def test_postgres(_: Server) -> None:
 
 
 TESTS = [test_contract, test_contexts, test_exact, test_append, test_progress, test_pages, test_streams, test_completions,
-         test_conversation, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_bad_requests,
+         test_conversation, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_prefixes, test_bad_requests,
          test_hostile_bodies, test_hostile_bytes, test_other_model, test_gone, test_keep_alive, test_queue, test_tokens,
          test_start, test_tls, test_origins, test_slow_clients, test_drain, test_kill_sqlite, test_full, test_disk_full,
          test_expiry, test_postgres]

@@ -45,13 +45,17 @@ typedef enum { IC_SILU, IC_GELU_TANH } ic_activation;
 
 /* One sequence for attention: its queries are `queries` consecutive rows of q and o, the last ones
  * of a sequence of `keys` keys: query i sees keys 0 … keys - queries + i, and with a window W only
- * the last W of those. k and v point at the sequence's first key, [keys, G*K] with the row stride
- * given in ic_attention (dtype of q). dk, dv (same layout, dtype of dq) only for the adjoint. */
+ * the last W of those. Keys and values are rows of G*K elements with the row stride given in
+ * ic_attention (dtype of q): the first `shared` ones, a multiple of IC_SHARED_ROWS, lie at shared_k and
+ * shared_v, the others from k and v on. The adjoint knows no shared ones; dk, dv (layout of k, v, dtype
+ * of dq) are only for it. */
 typedef struct ic_attention_seq {
-    int first_query, queries, keys;
-    const void *k, *v;
+    int first_query, queries, keys, shared;
+    const void *shared_k, *shared_v, *k, *v;
     void *dk, *dv;
 } ic_attention_seq;
+
+enum { IC_SHARED_ROWS = 16 /* as many as the widest kernel packs at a time */ };
 
 typedef struct ic_attention {
     const ic_attention_seq *seqs;
@@ -61,6 +65,21 @@ typedef struct ic_attention {
     float scale;
     size_t kv_stride; /* elements from key to key */
 } ic_attention;
+
+/* Where key j of a sequence lies, or its value … */
+static inline const void *ic_attention_at(const ic_attention *a, const ic_attention_seq *s,
+                                          bool value, ic_dtype type, int j)
+{
+    bool shared = j < s->shared;
+    const char *base = value ? (shared ? s->shared_v : s->v) : (shared ? s->shared_k : s->k);
+    return base + (size_t)(shared ? j : j - s->shared) * ic_row_bytes(type, a->kv_stride);
+}
+
+/* … and how many from there on lie one after the other, of the next n. */
+static inline int ic_attention_run(const ic_attention_seq *s, int j, int n)
+{
+    return j < s->shared ? IC_MIN(n, s->shared - j) : n;
+}
 
 /* What the fidelity check and the losses want to know of a row of logits. */
 typedef struct ic_score {

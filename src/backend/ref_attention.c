@@ -44,13 +44,12 @@ static place place_of(const ic_attention *a, const ic_attention_seq *s, int quer
     };
 }
 
-/* x (row of a matrix like q) times key or value j. */
-static double dot(const ic_attention *a, ic_mat x, const void *kv, ic_dtype kv_type, place p, int j)
+/* x (row of a matrix like q) times a key or value. */
+static double dot(const ic_attention *a, ic_mat x, const void *kv, ic_dtype kv_type, place p)
 {
     double sum = 0;
     const char *xs = (const char *)x.data + ic_row_bytes(x.dtype, p.row * x.stride + p.column);
-    const char *ys =
-        (const char *)kv + ic_row_bytes(kv_type, (size_t)j * a->kv_stride + p.kv_column);
+    const char *ys = (const char *)kv + ic_row_bytes(kv_type, p.kv_column);
     for (size_t d0 = 0; d0 < (size_t)a->head_width; d0 += CHUNK) {
         float xv[CHUNK], yv[CHUNK];
         size_t count = IC_MIN((size_t)CHUNK, (size_t)a->head_width - d0);
@@ -62,14 +61,19 @@ static double dot(const ic_attention *a, ic_mat x, const void *kv, ic_dtype kv_t
     return sum;
 }
 
+static double score(const ic_attention *a, const ic_attention_seq *s, ic_mat q, place p, int j)
+{
+    return a->scale * dot(a, q, ic_attention_at(a, s, false, q.dtype, j), q.dtype, p);
+}
+
 static void attend(const ic_attention *a, const ic_attention_seq *s, ic_mat o, ic_mat q, place p,
                    float *lse)
 {
     double max = -INFINITY, sum = 0;
     for (int j = p.first; j < p.end; j++)
-        max = fmax(max, a->scale * dot(a, q, s->k, q.dtype, p, j));
+        max = fmax(max, score(a, s, q, p, j));
     for (int j = p.first; j < p.end; j++)
-        sum += exp(a->scale * dot(a, q, s->k, q.dtype, p, j) - max);
+        sum += exp(score(a, s, q, p, j) - max);
     if (lse)
         *lse = (float)(max + log(sum));
 
@@ -77,10 +81,10 @@ static void attend(const ic_attention *a, const ic_attention_seq *s, ic_mat o, i
         int count = IC_MIN(CHUNK, a->head_width - d0);
         double out[CHUNK] = {0};
         for (int j = p.first; j < p.end; j++) {
-            double weight = exp(a->scale * dot(a, q, s->k, q.dtype, p, j) - max) / sum;
-            size_t at = (size_t)j * a->kv_stride + p.kv_column + (size_t)d0;
+            double weight = exp(score(a, s, q, p, j) - max) / sum;
+            const void *v = ic_attention_at(a, s, true, q.dtype, j);
             for (int d = 0; d < count; d++)
-                out[d] += weight * element(s->v, q.dtype, at + (size_t)d);
+                out[d] += weight * element(v, q.dtype, p.kv_column + (size_t)(d0 + d));
         }
         for (int d = 0; d < count; d++) {
             float v = (float)out[d];
@@ -126,8 +130,9 @@ static double delta_of(const back *b, place p)
 static double slope(const back *b, place p, int head, int j, double delta, double *ds)
 {
     double lse = b->lse[p.row * (size_t)b->a->heads + (size_t)head];
-    double weight = exp(b->a->scale * dot(b->a, b->q, b->s->k, b->q.dtype, p, j) - lse);
-    *ds = weight * (dot(b->a, b->dout, b->s->v, b->q.dtype, p, j) - delta) * b->a->scale;
+    double weight = exp(score(b->a, b->s, b->q, p, j) - lse);
+    const void *v = ic_attention_at(b->a, b->s, true, b->q.dtype, j);
+    *ds = weight * (dot(b->a, b->dout, v, b->q.dtype, p) - delta) * b->a->scale;
     return weight;
 }
 

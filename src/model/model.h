@@ -112,24 +112,33 @@ typedef struct ic_lora_set {
 
 /* ---- key/value cache (kv.c) ------------------------------------------------------------------- */
 
-typedef struct ic_kv {
+typedef struct ic_kv ic_kv;
+struct ic_kv {
     int layers, width;  /* width = G*K */
     int rows, capacity; /* rows in use */
+    int shared; /* the first of them, which are read from `prefix`; a multiple of IC_SHARED_ROWS */
+    int users;  /* that hold it; one thread counts */
     ic_dtype dtype;
-    char *data; /* [layers][2][capacity][width] */
-} ic_kv;
+    ic_kv *prefix; /* NULL: none */
+    char *data;    /* [layers][2][capacity - shared][width] */
+};
 
 int ic_kv_new(ic_kv **out, const ic_config *c, ic_dtype dtype, int capacity);
 int ic_kv_grow(ic_kv *kv, int capacity); /* keeps what it holds; never shrinks */
-void ic_kv_free(ic_kv *kv);
-/* The first `rows` rows of another cache of the same model; *to has room for them and holds no more. */
-void ic_kv_copy(ic_kv *to, const ic_kv *from, int rows);
+void ic_kv_free(ic_kv *kv); /* what others share stays until the last of them is gone */
+/* Moves the first `rows` rows (but for fewer than IC_SHARED_ROWS) to where caches made by ic_kv_fork share
+ * them. Does nothing if some are shared already. */
+int ic_kv_share(ic_kv *kv, int rows);
+/* A cache that begins with the first `rows` rows of another: what that one shares is shared, the rest,
+ * which must be in use, copied. */
+int ic_kv_fork(ic_kv **out, const ic_kv *from, int rows);
+/* Of a row that is not shared. */
 static inline void *ic_kv_at(const ic_kv *kv, int layer, int which, int row)
 {
-    size_t matrix = (size_t)kv->capacity * (size_t)kv->width;
+    size_t matrix = (size_t)(kv->capacity - kv->shared) * (size_t)kv->width;
+    size_t at = (size_t)(row - kv->shared) * (size_t)kv->width;
     return kv->data +
-           (size_t)ic_dtypes[kv->dtype].bytes *
-               (((size_t)layer * 2 + (size_t)which) * matrix + (size_t)row * (size_t)kv->width);
+           (size_t)ic_dtypes[kv->dtype].bytes * (((size_t)layer * 2 + (size_t)which) * matrix + at);
 }
 
 /* ---- a run: operations at work (ops.c) -------------------------------------------------------- */

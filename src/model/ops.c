@@ -353,11 +353,16 @@ static ic_attention describe(ic_run *r, const ic_op *op, ic_mat k, ic_mat v, ic_
             .first_query = row,
             .queries = queries,
             .keys = n + (kv ? kv->rows : 0),
-            .k = kv ? ic_kv_at(kv, layer, 0, 0) : ic_mat_row(k, first),
-            .v = kv ? ic_kv_at(kv, layer, 1, 0) : ic_mat_row(v, first),
+            .k = kv ? ic_kv_at(kv, layer, 0, kv->shared) : ic_mat_row(k, first),
+            .v = kv ? ic_kv_at(kv, layer, 1, kv->shared) : ic_mat_row(v, first),
             .dk = dk.data ? ic_mat_row(dk, first) : NULL,
             .dv = dv.data ? ic_mat_row(dv, first) : NULL,
         };
+        if (kv && kv->shared) {
+            seqs[s].shared = kv->shared;
+            seqs[s].shared_k = ic_kv_at(kv->prefix, layer, 0, 0);
+            seqs[s].shared_v = ic_kv_at(kv->prefix, layer, 1, 0);
+        }
         row += queries;
     }
     return (ic_attention){

@@ -1,8 +1,8 @@
 /*
- * prefix.c - keys and values of the slots that many prompts begin with: read once, copied to each.
+ * prefix.c - keys and values of the slots that many prompts begin with: read once, shared by all.
  *
- * Owns a list of caches, the last used first; what no longer fits goes from its end. Keys are hashes of
- * the rows. One thread's. Knows nothing of requests.
+ * Owns a list of caches, the last used first; what no longer fits goes from its end, and lives on as long
+ * as replies read it. Keys are hashes of the rows. One thread's. Knows nothing of requests.
  */
 #include "serve/prefix.h"
 
@@ -82,8 +82,7 @@ void ic_prefixes_promise(ic_prefixes *p, const char *key)
     p->first = e;
 }
 
-void ic_prefixes_keep(ic_prefixes *p, const char *key, const ic_config *c, const ic_kv *from,
-                      int rows)
+void ic_prefixes_keep(ic_prefixes *p, const char *key, ic_kv *from, int rows)
 {
     entry **at = where(p, key);
     if (!at || (*at)->kv)
@@ -92,11 +91,10 @@ void ic_prefixes_keep(ic_prefixes *p, const char *key, const ic_config *c, const
     e->bytes = (uint64_t)from->layers * 2 * (uint64_t)rows * (uint64_t)from->width *
                (uint64_t)ic_dtypes[from->dtype].bytes;
     p->bytes += e->bytes;
-    if (e->bytes > p->most || ic_kv_new(&e->kv, c, from->dtype, rows) < 0) {
+    if (e->bytes > p->most || ic_kv_share(from, rows) < 0 || ic_kv_fork(&e->kv, from, rows) < 0) {
         drop(p, at);
         return;
     }
-    ic_kv_copy(e->kv, from, rows);
     while (p->bytes > p->most) {
         entry **last = NULL;
         for (at = &p->first; *at; at = &(*at)->next)

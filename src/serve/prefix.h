@@ -10,11 +10,11 @@ typedef enum { IC_PREFIX_ABSENT, IC_PREFIX_COMING, IC_PREFIX_READY } ic_prefix_s
 int ic_prefixes_new(ic_prefixes **out, uint64_t bytes); /* that are kept at most */
 void ic_prefixes_free(ic_prefixes *p);
 
-/* *kv (if ready) is to be read only, and valid until the next call. */
+/* *kv (if ready) is to be read or forked, and valid until the next call. */
 ic_prefix_state ic_prefixes_find(const ic_kv **kv, ic_prefixes *p, const char *key);
 void ic_prefixes_promise(ic_prefixes *p, const char *key); /* ABSENT becomes COMING */
-void ic_prefixes_keep(ic_prefixes *p, const char *key, const ic_config *c, const ic_kv *from,
-                      int rows);                         /* COMING becomes READY, or ABSENT */
+/* COMING becomes READY, or ABSENT; then *from shares its rows. */
+void ic_prefixes_keep(ic_prefixes *p, const char *key, ic_kv *from, int rows);
 void ic_prefixes_break(ic_prefixes *p, const char *key); /* COMING becomes ABSENT */
 uint64_t ic_prefixes_bytes(const ic_prefixes *p);
 

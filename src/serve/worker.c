@@ -123,15 +123,6 @@ static int copy_prompt(ic_prompt *to, const ic_prompt *from)
     return ICAE_OK;
 }
 
-/* A cache that holds the first `rows` rows of another, with room for the prompt and a stretch more. */
-static int copy_cache(ic_worker *w, ic_sequence *q, const ic_kv *from, int rows)
-{
-    int rc = ic_kv_new(&q->kv, &w->session->model->config, from->dtype, q->prompt.rows + 64);
-    if (rc == ICAE_OK)
-        ic_kv_copy(q->kv, from, rows);
-    return rc;
-}
-
 /* The prompt has been read once: its beginning is kept for later tasks, and all of it but the last row,
  * whose logits each must have, for the task's other replies. */
 static void prompt_read(ic_job *job, const ic_kv *cache)
@@ -140,25 +131,22 @@ static void prompt_read(ic_job *job, const ic_kv *cache)
     ic_task *task = first->task;
     ic_worker *w = task->worker;
     if (task->fills) {
-        ic_prefixes_keep(w->prefixes, task->key, &w->session->model->config, cache, task->shared);
+        ic_prefixes_keep(w->prefixes, task->key, first->kv, task->shared);
         task->fills = false;
     }
+    if (task->count > 1)
+        ic_kv_share(first->kv, task->prompt->rows - 1); /* without memory for it all is copied */
     for (int i = 1; i < task->count; i++) {
         ic_sequence *q = &task->sequence[i];
-        int rows = task->prompt->rows - 1;
-        int rc = copy_cache(w, q, cache, rows);
-        q->job.first = rc < 0 ? 0 : rows;
-        if (rc < 0) {
-            ic_kv_free(q->kv); /* then it reads the prompt itself */
-            q->kv = NULL;
-        }
+        if (ic_kv_fork(&q->kv, cache, task->prompt->rows - 1) == ICAE_OK) /* else it reads itself */
+            q->job.first = q->kv->rows;
         task->left++;
         ic_engine_add(engine_of(w, task), &q->job);
     }
 }
 
 /* Prepares the replies of a task; on failure there is nothing to finish. */
-static int prepare(ic_worker *w, ic_task *task, const ic_kv *prefix)
+static int prepare(ic_task *task, const ic_kv *prefix)
 {
     int rc = ICAE_OK;
     for (int i = 0; i < task->count; i++) {
@@ -172,7 +160,7 @@ static int prepare(ic_worker *w, ic_task *task, const ic_kv *prefix)
                           .user = q};
     }
     if (prefix) {
-        IC_TRY(copy_cache(w, &task->sequence[0], prefix, task->shared));
+        IC_TRY(ic_kv_fork(&task->sequence[0].kv, prefix, task->shared));
         task->sequence[0].job.first = task->cached = task->shared;
     }
     task->sequence[0].job.read = prompt_read;
@@ -193,7 +181,7 @@ static void start(ic_worker *w, ic_task *task)
         w->now.prefix_hits += prefix != NULL;
         w->now.prefix_misses += prefix == NULL;
     }
-    int rc = prepare(w, task, prefix);
+    int rc = prepare(task, prefix);
     if (rc < 0) {
         note_error(task, rc);
         end_task(w, task);
