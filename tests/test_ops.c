@@ -52,13 +52,14 @@ static void fill_blocks(unsigned char *p, ic_dtype t, size_t blocks)
     }
 }
 
-/* A random matrix; `gap` more elements from row to row. Free with free_mat. */
+/* A random matrix; `gap` more elements from row to row, and with an odd one room for more rows. Free with
+ * free_mat. */
 static ic_mat new_mat(ic_dtype t, int rows, int cols, int gap, float scale)
 {
     bool quantised = ic_dtypes[t].quantised;
     size_t stride = (size_t)cols + (quantised ? 0 : (size_t)gap);
-    ic_mat m = {NULL, t, rows, cols, stride};
-    m.data = ic_alloc((size_t)rows * ic_row_bytes(t, stride) + 64, 1);
+    ic_mat m = {NULL, t, rows, cols, stride, gap % 2 ? ic_room_for(rows) : rows};
+    m.data = ic_alloc((size_t)m.room * ic_row_bytes(t, stride) + 64, 1);
     assert_non_null(m.data);
     if (quantised)
         fill_blocks(m.data, t, (size_t)rows * (size_t)cols / (size_t)ic_dtypes[t].block);
@@ -69,7 +70,7 @@ static ic_mat new_mat(ic_dtype t, int rows, int cols, int gap, float scale)
 
 static ic_mat copy_mat(ic_mat m)
 {
-    size_t bytes = (size_t)m.rows * ic_row_bytes(m.dtype, m.stride) + 64;
+    size_t bytes = (size_t)m.room * ic_row_bytes(m.dtype, m.stride) + 64;
     void *data = ic_alloc(bytes, 1);
     assert_non_null(data);
     memcpy(data, m.data, bytes);

@@ -20,11 +20,12 @@ typedef struct ic_mat {
     ic_dtype dtype;
     int rows, cols;
     size_t stride; /* elements from row to row; cols for quantised types */
+    int room;      /* rows that there is memory for; operations may overwrite those beyond `rows` */
 } ic_mat;
 
 static inline ic_mat ic_mat_of(void *data, ic_dtype dtype, int rows, int cols)
 {
-    return (ic_mat){data, dtype, rows, cols, (size_t)cols};
+    return (ic_mat){data, dtype, rows, cols, (size_t)cols, rows};
 }
 
 /* Pointer to row i. */
@@ -37,8 +38,15 @@ static inline void *ic_mat_row(ic_mat m, size_t i)
 static inline ic_mat ic_mat_rows(ic_mat m, int first, int count)
 {
     m.data = ic_mat_row(m, (size_t)first);
-    m.rows = count;
+    m.rows = m.room = count;
     return m;
+}
+
+/* So many rows a matrix should have room for, so that products of all batches are of few sizes. */
+static inline int ic_room_for(int rows)
+{
+    int step = rows <= 8 ? 1 : rows <= 256 ? 16 : 32;
+    return (rows + step - 1) / step * step;
 }
 
 typedef enum { IC_SILU, IC_GELU_TANH } ic_activation;

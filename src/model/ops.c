@@ -12,8 +12,11 @@
 
 ic_var ic_new(ic_run *r, int rows, int cols, ic_dtype dtype)
 {
-    void *data = ic_arena_take(r->arena, (size_t)rows * ic_row_bytes(dtype, (size_t)cols));
-    return (ic_var){ic_mat_of(data, dtype, rows, cols), 0};
+    int room = r->tape ? rows : ic_room_for(rows); /* the batches of a training are alike */
+    void *data = ic_arena_take(r->arena, (size_t)room * ic_row_bytes(dtype, (size_t)cols));
+    ic_mat m = ic_mat_of(data, dtype, rows, cols);
+    m.room = room;
+    return (ic_var){m, 0};
 }
 
 /* ---- tables ----------------------------------------------------------------------------------- */

@@ -130,6 +130,13 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
 
 /* ---- linear ----------------------------------------------------------------------------------- */
 
+/* Rows to compute: a few too many where there is room for them. */
+static int rows_together(ic_mat y, ic_mat x)
+{
+    int rows = ic_room_for(x.rows);
+    return rows <= IC_MIN(y.room, x.room) ? rows : x.rows;
+}
+
 /* y = x w^T where both already have the type of the arithmetic, or through decoded blocks of w. */
 static void linear_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, const float *bias, float alpha,
                       bool accumulate)
@@ -149,7 +156,7 @@ static void linear_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, const float *bi
                          .tb = true,
                          .c = (char *)y.data + (size_t)n * y_size,
                          .ldc = y.stride,
-                         .m = x.rows,
+                         .m = rows_together(y, x),
                          .n = count,
                          .k = w.cols,
                          .in = x.dtype,
