@@ -207,21 +207,37 @@ static void test_file_limit(void **state)
     assert_consistent();
 }
 
+/* Gives PostgreSQL's new tables a place of their own, which belongs to its user. */
+static void use_tablespace(const char *place)
+{
+    char sql[256];
+    struct stat user;
+    snprintf(sql, sizeof sql, "%s/pg/data", bed.folder);
+    assert_int_equal(stat(sql, &user), 0);
+    assert_int_equal(chown(bed.folder, user.st_uid, user.st_gid), 0);
+    assert_int_equal(chown(place, user.st_uid, user.st_gid), 0);
+    snprintf(sql, sizeof sql, "CREATE TABLESPACE small LOCATION '%s'", place);
+    bed_script(bed.server, sql);
+    snprintf(sql, sizeof sql, "ALTER DATABASE store%d SET default_tablespace = small",
+             bed.stores - 1);
+    bed_script(bed.server, sql);
+}
+
 /* A file system of its own that is full; only root may make one. */
 static void test_full_disk(void **state)
 {
     (void)state;
-    char place[100];
-    if (bed.driver != &ic_sqlite)
-        skip();
+    char place[100], other[120];
     snprintf(place, sizeof place, "%s/small", bed.folder);
     assert_int_equal(mkdir(place, 0700), 0);
     if (mount("none", place, "tmpfs", 0, "size=2m") < 0) {
         rmdir(place);
         skip();
     }
-    char other[120];
-    snprintf(bed.url, sizeof bed.url, "%s/store.db", place);
+    if (bed.driver == &ic_sqlite)
+        snprintf(bed.url, sizeof bed.url, "%s/store.db", place);
+    else
+        use_tablespace(place);
     snprintf(other, sizeof other, "%s/other", place);
     FILE *f = fopen(other, "wb");
     assert_non_null(f);
@@ -239,6 +255,12 @@ static void test_full_disk(void **state)
     bed_assert_has(s, c.id, 999, 2000);
     icae_store_close(s);
     assert_consistent();
+    if (bed.driver == &ic_postgres) {
+        char sql[64];
+        snprintf(sql, sizeof sql, "DROP DATABASE store%d", bed.stores - 1);
+        bed_script(bed.server, sql);
+        bed_script(bed.server, "DROP TABLESPACE small");
+    }
     umount(place);
     rmdir(place);
 }
