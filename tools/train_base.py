@@ -10,12 +10,16 @@ tokens), is trained on several things at once:
   ae    text -> slots -> the text                 cont  text -> slots -> what follows
   ft    context -> slots -> answer to a prompt
 
-Then it is frozen, and `icae pretrain` and `icae finetune` train an adapter on it as on any other base.
+Prompts are those of the instruction data and, as many again, blanks to fill in: a sentence of the context (or of what
+was cut out of it) without one of its names or words, which is the answer. Then the model is frozen, and `icae pretrain`
+and `icae finetune` train an adapter on it as on any other base.
 
 Slots are proportional and their positions spread (docs/formats.md). Matrices are optimised by Muon, the rest by AdamW.
 
     tools/train_base.py --data TEXTS --out RUN --minutes 60            # TEXTS: prose-*.jsonl.zst, instruct.jsonl.zst
-    tools/train_base.py --data TEXTS --out RUN --minutes 60 --resume   # goes on; --layers 6 grows a model of 4
+    tools/train_base.py --data TEXTS --out RUN --minutes 60 --resume   # goes on
+    tools/train_base.py --data TEXTS --out RUN --minutes 9 --device cuda --positions 32768 --workers 6 --threads 8 --short 0.1
+    tools/train_base.py --data TEXTS --out RUN --start OTHER --mix .8 .1 .05 .05 --compile   # from the weights of another run
 
 RUN gets a Hugging Face folder, icae.safetensors (memory embeddings; LoRA with B = 0), log.jsonl, and train.pt for --resume.
 Needs torch, numpy, tokenizers, safetensors, and zstdcat.
@@ -27,14 +31,18 @@ import os
 import subprocess
 import time
 
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|pad|>"]
 EOS, USER, ASSISTANT, PAD = range(4)  # <|endoftext|> is bos and eos
+AE, LM, FT = -3, -2, -1               # rows of the memory embeddings, counted from the end
 BF16 = torch.bfloat16
+KINDS = ("stories", "encyclopaedia", "textbooks")
 
 
 # ---------------------------------------------------------------- text
@@ -45,7 +53,7 @@ def read_jsonl(path):
 
 
 def make_tokenizer(texts, vocab):
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
     tok = Tokenizer(models.BPE())
     pattern = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -60,30 +68,33 @@ def make_tokenizer(texts, vocab):
 
 
 class Texts:
-    """Token ids of the corpus: prose (documents behind EOS each), held-out prose, rows of (context, prompt, answer)."""
+    """Token ids of one part of the corpus: prose (documents behind EOS each) and rows of (context, prompt, answer)."""
 
-    def __init__(self, data, out, vocab, longest):
-        from tokenizers import Tokenizer
-        prose = [os.path.join(data, f"prose-{k}.jsonl.zst") for k in ("stories", "encyclopaedia", "textbooks")]
+    def __init__(self, data, out, vocab, part=""):
+        files = [os.path.join(data, f"prose-{k}{part}.jsonl.zst") for k in KINDS]
         path = os.path.join(out, "tokenizer.json")
         if not os.path.exists(path):
-            make_tokenizer((r["text"] for f in prose for i, r in enumerate(read_jsonl(f)) if i % 4 == 0), vocab).save(path)
+            make_tokenizer((r["text"] for f in files for i, r in enumerate(read_jsonl(f)) if i % 4 == 0), vocab).save(path)
         self.tok = Tokenizer.from_file(path)
-        self.gap = np.array(self.tok.encode("\n\n", add_special_tokens=False).ids)
-        self.longest = longest
-        held = [f.replace(".jsonl", ".heldout.jsonl") for f in prose]
-        instruct = os.path.join(data, "instruct.jsonl.zst")
-        self.prose = self.cached(out, "prose", lambda: self.flat(prose))
-        self.held = self.cached(out, "held", lambda: self.flat(held))
-        self.rows = self.split(self.cached(out, "rows", lambda: self.triples(instruct)))
-        self.held_rows = self.split(self.cached(out, "held-rows", lambda: self.triples(instruct.replace(".jsonl", ".heldout.jsonl"))))
+        self.gap, self.blank = self.encode("\n\n"), self.encode("Fill in the blank: ")
+        pieces = [self.tok.id_to_token(i) for i in range(self.tok.get_vocab_size())]
+        self.ends = np.array([p.lstrip("Ġ")[:1] in ".!?" and p != "Ġ" for p in pieces])      # may end a sentence
+        self.word = np.array([p[:1] == "Ġ" and p[1:2].isalnum() for p in pieces])            # begins a word
+        self.name = np.array([p[:1] == "Ġ" and (p[1:2].isupper() or p[1:2].isdigit()) for p in pieces])
+        self.inner = np.array([p[:1].isalnum() and p[:1] != "Ġ" and i >= len(SPECIAL) for i, p in enumerate(pieces)])
+        self.prose = self.cached(out, "prose" + part, lambda: self.flat(files))
+        self.rows = self.cached(out, "rows" + part, lambda: self.triples(os.path.join(data, f"instruct{part}.jsonl.zst")))
+        self.cuts = self.index(640)
 
     @staticmethod
     def cached(out, name, make):
         path = os.path.join(out, f"tokens-{name}.npy")
         if not os.path.exists(path):
             np.save(path, make())
-        return np.load(path, mmap_mode="r")
+        return np.load(path)
+
+    def encode(self, text):
+        return np.array(self.tok.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def ids(self, texts):
         return [np.array(e.ids, dtype=np.uint16) for e in self.tok.encode_batch(texts, add_special_tokens=False)]
@@ -99,23 +110,192 @@ class Texts:
         parts = zip(*(self.ids([r[k] for r in rows]) for k in ("context", "prompt", "response")))
         return np.concatenate([np.concatenate(([len(x) for x in p], *p)).astype(np.uint16) for p in parts])
 
-    def split(self, flat):
-        rows, at, flat = [], 0, np.asarray(flat).astype(np.int64)
-        while at < len(flat):
-            n = flat[at:at + 3]
+    def index(self, longest):
+        """Where rows begin and end, the shortest first: neighbours share a batch with little padding."""
+        cuts, at = [], 0
+        while at < len(self.rows):
+            n = self.rows[at:at + 3].astype(np.int64)
             cut = at + 3 + np.concatenate(([0], np.cumsum(n)))
-            if 16 <= n[0] <= self.longest and n[1] <= 64 and n[2] <= 64:
-                rows.append([flat[cut[i]:cut[i + 1]] for i in range(3)])
+            if 16 <= n[0] <= longest and n[1] <= 64 and n[2] <= 64:
+                cuts.append(cut)
             at = int(cut[3])
-        return rows
+        return np.array(sorted(cuts, key=lambda c: c[3] - c[0]))
+
+    def row(self, i):
+        c, flat = self.cuts[i], self.rows
+        return tuple(flat[c[j]:c[j + 1]].astype(np.int64) for j in range(3))
+
+    def window(self, at, n):
+        return self.prose[at:at + n].astype(np.int64)
+
+    def fill_in(self, rng, length):
+        """A context of prose, one of its sentences with a blank, and what the blank stands for; None if the draw is bad."""
+        x = self.window(int(rng.integers(len(self.prose) - length)), length)
+        if (x == EOS).any():
+            x = x[np.flatnonzero(x == EOS)[-1] + 1:]
+        stops = np.flatnonzero(self.ends[x])
+        fit = [(a + 1, b + 1) for a, b in zip(stops, stops[1:]) if 8 <= b - a <= 48]
+        if not fit:
+            return None
+        a, b = fit[rng.integers(len(fit))]
+        starts = np.flatnonzero((self.name if rng.random() < 0.7 else self.word)[x[a + 1:b]]) + a + 1
+        if not len(starts):
+            return None
+        s = int(starts[rng.integers(len(starts))])
+        e = s + 1
+        for _ in range(int(rng.choice([1, 2, 3], p=[.6, .3, .1]))):  # words; of a name, words that are names too
+            while e < b and self.inner[x[e]]:
+                e += 1
+            if e + 1 >= b or not self.word[x[e]] or (self.name[x[s]] and not self.name[x[e]]):
+                break
+            e += 1
+        while e < b and self.inner[x[e]]:
+            e += 1
+        answer = x[s:e]
+        again = any((x[i:i + len(answer)] == answer).all() for i in (*range(a), *range(b, len(x) - len(answer))))
+        context = np.concatenate((x[:a], x[b:])) if again and rng.random() < 0.6 else x
+        if len(context) < 16 or len(answer) > 12:
+            return None
+        text = (self.tok.decode(x[a:s].tolist()) + " ____" + self.tok.decode(x[e:b].tolist())).strip()
+        return context, np.concatenate((self.blank, self.encode(text))), self.encode(self.tok.decode(answer.tolist()).strip())
+
+
+# ---------------------------------------------------------------- batches
+def padded(rows, value, dtype=np.int64):
+    out = np.full((len(rows), max(map(len, rows))), value, dtype)
+    for r, row in zip(out, rows):
+        r[:len(row)] = row
+    return out
+
+
+def targets(rows, width):
+    """rows: lists of (place, ids). Flat places in a batch of that width, and the ids wanted there."""
+    where = [b * width + at + np.arange(len(ids)) for b, row in enumerate(rows) for at, ids in row]
+    return {"where": np.concatenate(where), "want": np.concatenate([ids for row in rows for _, ids in row])}
+
+
+def spread(L, k):
+    return (np.arange(k) + 0.5) * (L / k) - 0.5
+
+
+def raw_batch(rows, gap, context=True):
+    """Raw reading of (context, prompt, answer); `rest` is all that comes before the answers."""
+    asks = [np.concatenate(([EOS, USER], c, gap, p, [ASSISTANT]) if context else ([EOS, USER], p, [ASSISTANT])) for c, p, _ in rows]
+    ids = padded([np.concatenate((q, a)) for q, (_, _, a) in zip(asks, rows)], EOS)
+    t = targets([[(len(q) - 1, np.append(a, EOS))] for q, (_, _, a) in zip(asks, rows)], ids.shape[1])
+    rest = targets([[(1, q[2:-1])] for q in asks], ids.shape[1])
+    return {"ids": ids, **t, "rest_where": rest["where"], "rest_want": rest["want"]}
+
+
+def slot_batch(samples, slots):
+    """samples: (context, rate, head, special, start, tail, skip): slots of the context stand behind `head`, then comes the
+    special embedding at position `start` and the tail, of which all but the first `skip` ids are wanted, and the end
+    (unless it goes on: special LM). Rows are padded on the right; under causal attention the padding is never seen."""
+    pieces, ids, pos, source, special, wants = [], [], [], [], [], []
+    for context, rate, head, mark, start, tail, skip in samples:
+        n, h = len(context), len(head)
+        size = math.ceil(n / math.ceil(n / (slots * rate)))
+        own, at = [], []
+        for p in range(0, n, size):
+            piece = context[p:p + size]
+            k = min(slots, math.ceil(len(piece) / rate))
+            own.append((len(pieces), len(piece), k))
+            at.append(h + p + spread(len(piece), k))
+            pieces.append((piece, k))
+        k = sum(o[2] for o in own)
+        ids.append(np.concatenate((head, np.full(k + 1, EOS), tail)).astype(np.int64))
+        pos.append(np.concatenate((np.arange(h), *at, start + np.arange(1 + len(tail)))))
+        source.append((h, own))
+        special.append((h + k, mark))
+        want = tail[skip:] if mark == LM else np.append(tail[skip:], EOS)
+        wants.append([(h + k + skip, want)])
+    width = max(len(p) + k for p, k in pieces)
+    memory = np.concatenate([i * width + len(p) + np.arange(k) for i, (p, k) in enumerate(pieces)])
+    which = np.concatenate([np.arange(k) for _, k in pieces])
+    ids = padded(ids, EOS)
+    B, T = ids.shape
+    place = np.concatenate([b * T + h + np.arange(sum(o[2] for o in own)) for b, (h, own) in enumerate(source)])
+    return {"enc_ids": padded([np.append(p, np.full(k, EOS)) for p, k in pieces], EOS),
+            "enc_pos": padded([np.concatenate((np.arange(len(p)), spread(len(p), k))) for p, k in pieces], 0, np.float32),
+            "memory": memory, "which": which, "ids": ids, "pos": padded(pos, 0, np.float32), "place": place,
+            "mark_place": np.array([b * T + at for b, (at, _) in enumerate(special)]),
+            "mark": np.array([m for _, m in special]), **targets(wants, T)}
+
+
+def restoring(x, rate):
+    return x, rate, [], AE, -1, x, 0
+
+
+def continuing(x, n, rate):
+    return x[:n], rate, [], LM, n, x[n:], 0
+
+
+def answering(row, rate):
+    c, p, a = row
+    return c, rate, [EOS, USER], FT, 2 + len(c), np.concatenate((p, [ASSISTANT], a)), len(p) + 1
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Endless batches of one sort: "language" is prose; "other" any of the other tasks; "short" short texts to restore."""
+
+    def __init__(self, texts, sort, positions, slots, seed, mix):
+        self.texts, self.sort, self.positions, self.slots, self.seed = texts, sort, positions, slots, seed
+        self.mix = np.array(mix) / sum(mix)  # shares of ae, cont, ft, qa among "other"
+
+    def __iter__(self):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, info.id if info else 0, len(self.sort)])
+        while True:
+            name, b = self.language(rng) if self.sort == "language" else self.other(rng, self.sort == "short")
+            yield name, {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in b.items()}
+
+    def draw(self, rng, n, T):
+        return [self.texts.window(i, T) for i in rng.integers(len(self.texts.prose) - T, size=n)]
+
+    def language(self, rng):
+        """Prose; in one sequence of six a passage comes again."""
+        T = int(rng.choice([512, 1024, 2048], p=[.5, .35, .15])) if self.positions > 8192 else 512
+        x = np.stack(self.draw(rng, max(2, self.positions // T), T + 1))
+        for row in x:
+            if rng.random() < 1 / 6:
+                n = int(rng.integers(24, 200))
+                i = int(rng.integers(0, T - 2 * n))
+                j = int(rng.integers(i + n, T + 1 - n))
+                row[j:j + n] = row[i:i + n].copy()
+        return "lm", {"ids": x[:, :-1], "where": np.arange(x[:, 1:].size), "want": x[:, 1:].ravel()}
+
+    def asked(self, rng):
+        """Rows of about the same length, for as many positions as a batch has: instruction data, or blanks to fill in."""
+        t = self.texts
+        if rng.random() < 0.6:
+            i = int(rng.integers(len(t.cuts)))
+            n = max(2, self.positions // int(t.cuts[i][3] - t.cuts[i][0] + 24))
+            return [t.row(j % len(t.cuts)) for j in range(i, i + n)], ""
+        length = int(rng.choice([96, 192, 320, 480]))
+        rows = [t.fill_in(rng, length) for _ in range(max(4, self.positions // (length + 64)))]
+        rows = [r for r in rows if r]
+        return (rows, "-blank") if len(rows) > 1 else self.asked(rng)
+
+    def other(self, rng, short):
+        task = 0 if short else rng.choice(4, p=self.mix)
+        if task == 0:
+            S = int(rng.integers(16, 128)) if short else int(rng.choice([rng.integers(16, 128), rng.integers(128, 320), 512]))
+            rate = int(rng.choice([2, 4], p=[.3, .7]) if short else rng.choice([2, 4, 8, 16], p=[.02, .6, .34, .04]))
+            n = max(2, int(self.positions / (S * (2 + 2 / rate))))
+            return "ae", slot_batch([restoring(x, rate) for x in self.draw(rng, n, S)], self.slots)
+        if task == 1:
+            S, rate = int(rng.choice([128, 256, 512])), int(rng.choice([4, 8, 16], p=[.6, .3, .1]))
+            n = max(2, int(self.positions / (S * (1 + 2 / rate) + 192)))
+            return "cont", slot_batch([continuing(x, S, rate) for x in self.draw(rng, n, S + 192)], self.slots)
+        rows, blank = self.asked(rng)
+        if task == 2:
+            rate = int(rng.choice([4, 8], p=[.7, .3]))
+            return "ft" + blank, slot_batch([answering(r, rate) for r in rows], self.slots)
+        return "qa" + blank, raw_batch(rows, self.texts.gap)
 
 
 # ---------------------------------------------------------------- model
-def rms(x, g):
-    xf = x.float()
-    return (xf * torch.rsqrt(xf.pow(2).mean(-1, keepdim=True) + 1e-5) * g).to(BF16)
-
-
 def rope(x, cos, sin):
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
@@ -135,13 +315,13 @@ class Layer(nn.Module):
     def forward(self, x, cos, sin):  # x (B, T, D); cos, sin (B or 1, 1, T, K/2)
         B, T, D = x.shape
         lin = lambda y, w: F.linear(y, w.to(BF16))
+        norm = lambda y, g: F.rms_norm(y, (D,), g.to(BF16), 1e-5)
         heads = lambda y, n: y.view(B, T, n, self.K).transpose(1, 2)
-        q, k, v = lin(rms(x, self.attn_norm), self.qkv).split([D, self.G * self.K, self.G * self.K], -1)
-        q, k, v = rope(heads(q, self.H), cos, sin), rope(heads(k, self.G), cos, sin), heads(v, self.G)
-        k, v = k.repeat_interleave(self.H // self.G, 1), v.repeat_interleave(self.H // self.G, 1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        qk, v = lin(norm(x, self.attn_norm), self.qkv).split([D + self.G * self.K, self.G * self.K], -1)
+        q, k = rope(heads(qk, self.H + self.G), cos, sin).split([self.H, self.G], 1)
+        y = F.scaled_dot_product_attention(q, k, heads(v, self.G), is_causal=True, enable_gqa=True)
         x = x + lin(y.transpose(1, 2).reshape(B, T, D), self.o)
-        g, u = lin(rms(x, self.mlp_norm), self.gate_up).chunk(2, -1)
+        g, u = lin(norm(x, self.mlp_norm), self.gate_up).chunk(2, -1)
         return x + lin(F.silu(g) * u, self.down)
 
 
@@ -157,160 +337,52 @@ class Base(nn.Module):
         self.register_buffer("freq", 1 / c["theta"] ** (torch.arange(0, K, 2) / K), persistent=False)
 
     def run(self, e, pos):
-        """e (B, T, D) input embeddings, pos (B or 1, T) real positions -> hidden states after the final norm."""
+        """e (B, T, D) input embeddings, pos (B or 1, T) real positions -> hidden states (B * T, D) after the final norm."""
         a = pos.float()[:, None, :, None] * self.freq
         cos, sin = a.cos().to(BF16), a.sin().to(BF16)
         e = e.to(BF16)
         for layer in self.layers:
             e = layer(e, cos, sin)
-        return rms(e, self.norm)
+        return F.rms_norm(e, e.shape[-1:], self.norm.to(BF16), 1e-5).view(-1, e.shape[-1])
 
-    def tokens(self, ids):
-        return F.embedding(ids, self.embed)
+    def put(self, ids, *parts):
+        """Embeddings of ids (B, T), of which each (place, rows) of parts replaces some."""
+        e = F.embedding(ids, self.embed).to(BF16).view(-1, self.c["dim"])
+        for place, rows in parts:
+            e = e.index_copy(0, place, rows.to(BF16))
+        return e.view(*ids.shape, -1)
+
+    def hidden(self, b):
+        """Hidden states of a batch of raw_batch, language or slot_batch."""
+        if "memory" not in b:
+            ids = b["ids"]
+            return self.run(self.put(ids), torch.arange(ids.shape[1], device=ids.device)[None])
+        e = self.put(b["enc_ids"], (b["memory"], F.embedding(b["which"], self.memory)))
+        z = self.run(e, b["enc_pos"]).index_select(0, b["memory"])
+        e = self.put(b["ids"], (b["place"], z), (b["mark_place"], F.embedding(len(self.memory) + b["mark"], self.memory)))
+        return self.run(e, b["pos"])
 
     def logits(self, h):
         return F.linear(h, self.embed.to(BF16)).float()
 
-    def loss(self, h, target):
-        """Mean cross-entropy of rows h (.., D) against target (..); a negative target does not count."""
-        h, target = h.reshape(-1, h.shape[-1]), target.reshape(-1)
-        keep = target >= 0
-        return F.cross_entropy(self.logits(h[keep]), target[keep])
-
-    def spread(self, L, k):
-        return (torch.arange(k, device=self.embed.device) + 0.5) * (L / k) - 0.5
-
-    def slots(self, ids, rate):
-        """ids (B, L), L at most one segment of slots * rate tokens, or several whole ones -> slots (B, ceil(L / rate), D)."""
-        B, total = ids.shape
-        L = min(total, self.c["slots"] * rate)
-        k = math.ceil(L / rate)
-        ids = ids.reshape(-1, L)
-        e = torch.cat((self.tokens(ids), self.memory[:k].expand(len(ids), -1, -1)), 1)
-        pos = torch.cat((torch.arange(L, device=ids.device).float(), self.spread(L, k)))[None]
-        return self.run(e, pos)[:, L:].reshape(B, -1, e.shape[-1])
-
-    def grow(self, layers):
-        """Deeper by copies of layers, evenly placed, that change nothing yet (their outputs start at zero)."""
-        old = list(self.layers)
-        self.c = {**self.c, "layers": layers}
-        made = []
-        for i in range(layers):
-            source = i * len(old) // layers
-            new = i > 0 and source == (i - 1) * len(old) // layers
-            layer = Layer(self.c)
-            layer.load_state_dict(old[source].state_dict())
-            if new:
-                nn.init.zeros_(layer.o), nn.init.zeros_(layer.down)
-            made.append(layer)
-        self.layers = nn.ModuleList(made)
-
-
-# ---------------------------------------------------------------- objectives
-def lm_loss(m, x):
-    T = x.shape[1] - 1
-    return m.loss(m.run(m.tokens(x[:, :-1]), torch.arange(T, device=x.device)[None]), x[:, 1:])
-
-
-def ae_rows(m, x, rate):
-    """Hidden rows that predict x (B, L) and the eos after it, teacher forced."""
-    B, L = x.shape
-    z = m.slots(x, rate)
-    k = z.shape[1]
-    e = torch.cat((z.float(), m.memory[-3].expand(B, 1, -1), m.tokens(x)), 1)
-    pos = torch.cat((m.spread(L, k), torch.arange(-1, L, device=x.device).float()))[None]
-    return m.run(e, pos)[:, k:]
-
-
-def ae_loss(m, x, rate):
-    return m.loss(ae_rows(m, x, rate), F.pad(x, (0, 1), value=EOS))
-
-
-def cont_loss(m, x, y, rate):
-    """x (B, L) compressed, y (B, N) what follows; [LM] has position L."""
-    B, L, N = x.shape[0], x.shape[1], y.shape[1]
-    z = m.slots(x, rate)
-    k = z.shape[1]
-    e = torch.cat((z.float(), m.memory[-2].expand(B, 1, -1), m.tokens(y[:, :-1])), 1)
-    pos = torch.cat((m.spread(L, k), torch.arange(L, L + N, device=x.device).float()))[None]
-    return m.loss(m.run(e, pos)[:, k:], y)
-
-
-def qa_rows(m, rows, gap, context=True):
-    """Raw reading. Returns hidden rows (B, T, D), targets of the answers (B, T), targets of all before them (B, T)."""
-    dev = m.embed.device
-    asks = [[EOS, USER, *(c if context else []), *(gap if context else []), *p, ASSISTANT] for c, p, _ in rows]
-    T = max(len(q) + len(a) for q, (_, _, a) in zip(asks, rows))
-    ids = torch.full((len(rows), T), EOS, device=dev)
-    answers, rest = torch.full((len(rows), T), -1, device=dev), torch.full((len(rows), T), -1, device=dev)
-    for b, (q, (_, _, a)) in enumerate(zip(asks, rows)):
-        n = len(q)
-        ids[b, :n + len(a)] = torch.tensor([*q, *a], device=dev)
-        answers[b, n - 1:n + len(a)] = torch.tensor([*a, EOS], device=dev)
-        rest[b, 1:n - 2] = ids[b, 2:n - 1]
-    return m.run(m.tokens(ids), torch.arange(T, device=dev)[None]), answers, rest
-
-
-def ft_rows(m, rows, rate):
-    """Contexts of any length as slots: <eos><|user|> slots [FT] prompt <|assistant|> answer <eos>. Returns hidden rows and
-    targets of the answers. Rows are right-padded; under causal attention the padding is never seen."""
-    dev, B = m.embed.device, len(rows)
-    L = [len(c) for c, _, _ in rows]
-    # encoder: the segments of all contexts, each with its memory tokens and padding after it
-    pieces, k, at = [], [0] * B, [[] for _ in rows]  # at[b]: (piece, slots, text offset, length)
-    for b, (c, _, _) in enumerate(rows):
-        size = math.ceil(L[b] / math.ceil(L[b] / (m.c["slots"] * rate)))
-        for p in range(0, L[b], size):
-            piece = c[p:p + size]
-            j = min(m.c["slots"], math.ceil(len(piece) / rate))
-            at[b].append((len(pieces), j, p, len(piece)))
-            pieces.append((piece, j))
-            k[b] += j
-    Te = max(len(c) + j for c, j in pieces)
-    ids = torch.full((len(pieces), Te), EOS, device=dev)
-    pos = torch.zeros(len(pieces), Te, device=dev)
-    mem = torch.full((len(pieces), Te), -1, device=dev)
-    for i, (c, j) in enumerate(pieces):
-        n = len(c)
-        ids[i, :n] = torch.from_numpy(c).to(dev)
-        pos[i, :n] = torch.arange(n, device=dev).float()
-        mem[i, n:n + j] = torch.arange(j, device=dev)
-        pos[i, n:n + j] = m.spread(n, j)
-    e = torch.where((mem >= 0)[..., None], m.memory[mem.clamp(min=0)], m.tokens(ids))
-    z = m.run(e, pos).reshape(-1, m.c["dim"])  # row i * Te + t
-    # decoder
-    T = max(4 + k[b] + len(p) + len(a) for b, (_, p, a) in enumerate(rows))
-    ids = torch.full((B, T), EOS, device=dev)
-    pos = torch.zeros(B, T, device=dev)
-    src = torch.full((B, T), -1, device=dev)
-    ft = torch.zeros(B, T, dtype=torch.bool, device=dev)
-    target = torch.full((B, T), -1, device=dev)
-    for b, (_, p, a) in enumerate(rows):
-        tail, s = [EOS, *p, ASSISTANT, *a], 2 + k[b]
-        ids[b, 1] = USER
-        src[b, 2:s] = torch.cat([torch.arange(i * Te + n, i * Te + n + j, device=dev) for i, j, _, n in at[b]])
-        ids[b, s:s + len(tail)] = torch.tensor(tail, device=dev)
-        ft[b, s] = True
-        pos[b, :2] = torch.arange(2.0, device=dev)
-        pos[b, 2:s] = torch.cat([2 + p0 + m.spread(n, j) for _, j, p0, n in at[b]])
-        pos[b, s:] = 2 + L[b] + torch.arange(T - s, device=dev).float()
-        q = s + 1 + len(p)
-        target[b, q:q + len(a) + 1] = torch.tensor([*a, EOS], device=dev)
-    e = torch.where((src >= 0)[..., None], z[src.clamp(min=0)].float(), m.tokens(ids))
-    e = torch.where(ft[..., None], m.memory[-1], e)
-    return m.run(e, pos), target
+    def loss(self, b):
+        h = self.hidden(b)
+        loss = F.cross_entropy(self.logits(h.index_select(0, b["where"])), b["want"])
+        if "rest_where" in b:
+            loss = loss + 0.5 * F.cross_entropy(self.logits(h.index_select(0, b["rest_where"])), b["rest_want"])
+        return loss
 
 
 # ---------------------------------------------------------------- optimiser
 def orthogonal(g):
-    """Newton-Schulz iteration towards the nearest orthogonal matrix (Muon)."""
-    x, flip = g.to(BF16), g.shape[0] > g.shape[1]
-    x = x.T if flip else x
-    x = x / (x.norm() + 1e-7)
+    """Newton-Schulz iteration towards the nearest orthogonal matrices (Muon); g (matrices, rows, columns)."""
+    x, flip = g.to(BF16), g.shape[1] > g.shape[2]
+    x = x.mT if flip else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.T if flip else x).float()
+    return (x.mT if flip else x).float()
 
 
 class Optimiser:
@@ -318,22 +390,24 @@ class Optimiser:
 
     def __init__(self, m, lr):
         self.lr = lr
-        self.mats = [p for l in m.layers for p in (l.qkv, l.o, l.gate_up, l.down)]
-        own = {id(p) for p in self.mats}
+        self.mats = [[getattr(l, n) for l in m.layers] for n in ("qkv", "o", "gate_up", "down")]
+        own = {id(p) for ps in self.mats for p in ps}
         self.adam = torch.optim.AdamW([p for p in m.parameters() if id(p) not in own], lr=lr, betas=(0.9, 0.95), weight_decay=0)
-        self.mom = [torch.zeros_like(p) for p in self.mats]
+        self.mom = [torch.zeros(len(ps), *ps[0].shape, device=ps[0].device) for ps in self.mats]
 
     @torch.no_grad()
     def step(self, scale):
         for g in self.adam.param_groups:
             g["lr"] = 0.15 * self.lr * scale
         self.adam.step()
-        for p, b in zip(self.mats, self.mom):
-            b.mul_(0.95).add_(p.grad)
-            u = orthogonal(p.grad.add(b, alpha=0.95))
-            p.mul_(1 - 0.05 * self.lr * scale).add_(u, alpha=-self.lr * scale * max(1, p.shape[0] / p.shape[1]) ** 0.5)
-            p.grad = None
         self.adam.zero_grad()
+        for ps, b in zip(self.mats, self.mom):
+            grad = torch.stack([p.grad for p in ps])
+            b.mul_(0.95).add_(grad)
+            step = orthogonal(grad.add(b, alpha=0.95)) * max(1, b.shape[1] / b.shape[2]) ** 0.5
+            for p, u in zip(ps, step):
+                p.mul_(1 - 0.05 * self.lr * scale).add_(u, alpha=-self.lr * scale)
+                p.grad = None
 
     def state(self):
         return {"adam": self.adam.state_dict(), "mom": self.mom}
@@ -369,97 +443,117 @@ def export(m, out):
         json.dump(config, file, indent=1)
     with open(os.path.join(out, "generation_config.json"), "w") as file:
         json.dump({"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}, file)
-    a, r = {"memory_token_embed.weight": m.memory.detach().float().cpu().contiguous()}, 16
+    adapter = {"memory_token_embed.weight": m.memory.detach().float().cpu().contiguous()}
+    draw, rank = torch.Generator().manual_seed(0), c["rank"]
+    sizes = {"self_attn.q_proj": (D, D), "self_attn.k_proj": (D, G * K), "self_attn.v_proj": (D, G * K), "self_attn.o_proj": (D, D),
+             "mlp.gate_proj": (D, f), "mlp.up_proj": (D, f), "mlp.down_proj": (f, D)}
     for i in range(c["layers"]):
-        for n, rows in (("q", D), ("v", G * K)):
-            p = f"icae.base_model.model.model.layers.{i}.self_attn.{n}_proj."
-            a[p + "lora_A.default.weight"] = torch.randn(r, D, generator=torch.Generator().manual_seed(i)) / math.sqrt(D)
-            a[p + "lora_B.default.weight"] = torch.zeros(rows, r)
-    save_file(a, os.path.join(out, "icae.safetensors"), metadata={
-        "k": str(c["slots"]), "rate": "4", "rank": str(r), "alpha": "32", "targets": "q_proj,v_proj", "positions": "spread",
-        "slots": "proportional", "lm_token": "true", "span": "512", "bos": "false"})
+        for n, (inputs, outputs) in sizes.items():
+            p = f"icae.base_model.model.model.layers.{i}.{n}."
+            adapter[p + "lora_A.default.weight"] = torch.randn(rank, inputs, generator=draw) / math.sqrt(inputs)
+            adapter[p + "lora_B.default.weight"] = torch.zeros(outputs, rank)
+    save_file(adapter, os.path.join(out, "icae.safetensors"), metadata={
+        "k": str(c["slots"]), "rate": "4", "rank": str(rank), "alpha": str(rank), "targets": ",".join(n.split(".")[1] for n in sizes),
+        "positions": "spread", "slots": "proportional", "lm_token": "true", "span": "512", "bos": "false"})
+
+
+def load(m, folder):
+    """The weights that export wrote, but for LoRA."""
+    from safetensors.torch import load_file
+    w = load_file(os.path.join(folder, "model.safetensors"))
+    with torch.no_grad():
+        m.memory.copy_(load_file(os.path.join(folder, "icae.safetensors"))["memory_token_embed.weight"])
+        m.embed.copy_(w["model.embed_tokens.weight"]), m.norm.copy_(w["model.norm.weight"])
+        for i, l in enumerate(m.layers):
+            get = lambda *names: torch.cat([w[f"model.layers.{i}.{n}.weight"] for n in names])
+            l.qkv.copy_(get(*(f"self_attn.{n}_proj" for n in "qkv"))), l.o.copy_(get("self_attn.o_proj"))
+            l.gate_up.copy_(get("mlp.gate_proj", "mlp.up_proj")), l.down.copy_(get("mlp.down_proj"))
+            l.attn_norm.copy_(get("input_layernorm")), l.mlp_norm.copy_(get("post_attention_layernorm"))
 
 
 # ---------------------------------------------------------------- measuring
-def answers_right(m, h, target):
-    """Share of answers that greedy decoding gives to the last token: every teacher-forced choice is right."""
-    wrong = (m.logits(h).argmax(-1) != target) & (target >= 0)
-    return round(1 - wrong.any(1).float().mean().item(), 4)
-
-
 @torch.no_grad()
-def evaluate(m, texts):
-    dev, held, rows = m.embed.device, texts.held, texts.held_rows[:128]
-    window = lambda step, n, T: torch.stack([torch.from_numpy(held[i * step:i * step + T].astype(np.int64)) for i in range(n)]).to(dev)
-    r = {"lm": lm_loss(m, window(513, 64, 513)).item()}
-    x = window(700, 32, 128)
-    h = m.run(m.tokens(torch.cat((x, x), 1)[:, :-1]), torch.arange(255, device=dev)[None])
-    r["first"], r["again"] = m.loss(h[:, :127], x[:, 1:]).item(), m.loss(h[:, 128:], x[:, 1:]).item()
-    for S, rate in ((64, 4), (256, 2), (256, 4), (256, 8), (256, 16), (512, 4)):
-        x = window(700, 32, S)
-        h = ae_rows(m, x, rate)[:, :-1]
-        right = m.logits(h).argmax(-1) == x
-        r[f"ae{S}/{rate}"] = m.loss(h, x).item()
-        r[f"acc{S}/{rate}"] = right.float().mean().item()
-        r[f"prefix{S}/{rate}"] = (right.int().cumprod(1).sum(1) / S).mean().item()
-    x = window(700, 32, 256 + 128)
-    r["cont"] = cont_loss(m, x[:, :256], x[:, 256:], 4).item()
-    T = x.shape[1] - 1
-    h = m.run(m.tokens(x[:, :-1]), torch.arange(T, device=dev)[None])
-    r["cont_full"] = m.loss(h[:, 255:], x[:, 256:]).item()
-    for name, (h, t) in {"full": qa_rows(m, rows, texts.gap)[:2], "none": qa_rows(m, rows, texts.gap, False)[:2],
-                         "slots": ft_rows(m, rows, 4)}.items():
-        r["qa_" + name], r["em_" + name] = m.loss(h, t).item(), answers_right(m, h, t)
-    return {k: round(v, 4) for k, v in r.items()}
+def evaluate(m, texts, samples):
+    dev, r = m.embed.device, {}
+    windows = lambda n, T: [texts.window(i, T) for i in np.linspace(0, len(texts.prose) - T - 1, n).astype(int)]
+
+    def score(name, b):
+        """Loss, share of right tokens, and share of rows that greedy decoding gives right to the last token."""
+        rows = np.asarray(b["where"]) // b["ids"].shape[1]
+        b = {k: torch.from_numpy(np.ascontiguousarray(v)).to(dev) for k, v in b.items()}
+        logits = m.logits(m.hidden(b).index_select(0, b["where"]))
+        right = (logits.argmax(-1) == b["want"]).cpu().numpy()
+        r[name] = [round(F.cross_entropy(logits, b["want"]).item(), 4), round(float(right.mean()), 4),
+                   round(1 - len(np.unique(rows[~right])) / len(np.unique(rows)), 4)]
+
+    x = np.stack(windows(samples, 513))
+    score("lm", {"ids": x[:, :-1], "where": np.arange(samples * 512), "want": x[:, 1:].ravel()})
+    x = np.stack(windows(samples, 128))
+    places = np.arange(samples)[:, None] * 255 + np.arange(127)
+    for name, shift in (("first", 0), ("again", 128)):
+        score(name, {"ids": np.concatenate((x, x), 1)[:, :-1], "where": (places + shift).ravel(), "want": x[:, 1:].ravel()})
+    for S, rate in ((64, 4), (256, 4), (256, 8), (256, 16), (512, 4)):
+        score(f"ae{S}/{rate}", slot_batch([restoring(x, rate) for x in windows(samples, S)], m.c["slots"]))
+    x = windows(samples, 384)
+    places = np.arange(samples)[:, None] * 383 + np.arange(255, 383)
+    score("cont", {"ids": np.stack(x)[:, :-1], "where": places.ravel(), "want": np.stack(x)[:, 256:].ravel()})
+    for rate in (4, 8):
+        score(f"cont/{rate}", slot_batch([continuing(y, 256, rate) for y in x], m.c["slots"]))
+    rng = np.random.default_rng(1)
+    blanks = [b for b in (texts.fill_in(rng, 320) for _ in range(2 * samples)) if b]
+    for name, rows in (("qa", [texts.row(i) for i in np.linspace(0, len(texts.cuts) - 1, 4 * samples).astype(int)]), ("blank", blanks)):
+        score(name, raw_batch(rows, texts.gap))
+        score(name + "-none", raw_batch(rows, texts.gap, False))
+        for rate in (4, 8):
+            score(f"{name}/{rate}", slot_batch([answering(row, rate) for row in rows], m.c["slots"]))
+    return r
 
 
 # ---------------------------------------------------------------- training
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for n, d in (("vocab", 1024), ("dim", 256), ("layers", 6), ("heads", 4), ("kv_heads", 2), ("ffn", 704), ("slots", 16),
-                 ("rows", 3072), ("threads", 2), ("seed", 0), ("eval_every", 250), ("longest", 640)):
+    for n, d in (("vocab", 4096), ("dim", 512), ("layers", 8), ("heads", 8), ("kv_heads", 4), ("ffn", 1408), ("slots", 16), ("rank", 32),
+                 ("positions", 3072), ("threads", 2), ("workers", 0), ("seed", 0), ("eval_every", 250), ("eval_samples", 48)):
         ap.add_argument("--" + n.replace("_", "-"), type=int, default=d)
     ap.add_argument("--theta", type=float, default=10000.0)
     ap.add_argument("--lr", type=float, default=0.02)
-    ap.add_argument("--short", type=float, default=0.0, help="share of this run with short texts and autoencoding only; 0.3 from scratch")
+    ap.add_argument("--short", type=float, default=0.0, help="share of this run with short texts to restore instead of other tasks; 0.3 from scratch, less on a fast machine")
     ap.add_argument("--decay", type=float, default=0.4, help="share of this run in which the learning rate falls to zero; 0: it will be resumed")
     ap.add_argument("--minutes", type=float, default=60)
+    ap.add_argument("--language", type=float, default=1, help="batches of prose for one of the other tasks")
+    ap.add_argument("--mix", type=float, nargs=4, default=[.42, .18, .22, .18], help="shares of the other tasks: ae cont ft qa")
+    ap.add_argument("--compile", action="store_true", help="layers by torch.compile; half a minute for some 1.5 times the speed on a CPU")
+    ap.add_argument("--start", help="folder of an earlier run, whose weights this one starts from")
     ap.add_argument("--data", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--resume", action="store_true")
     args = ap.parse_args()
+    t0 = time.time()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     os.makedirs(args.out, exist_ok=True)
-    texts = Texts(args.data, args.out, args.vocab, args.longest)
-    prose, rows = texts.prose, texts.rows
-    c = {k: getattr(args, k) for k in ("vocab", "dim", "layers", "heads", "kv_heads", "ffn", "slots", "theta")}
-    state, step, spent, seen, saved = os.path.join(args.out, "train.pt"), 0, 0.0, 0, None
-    if args.resume:
-        saved = torch.load(state, map_location=args.device)
-        step, spent, seen = saved["step"], saved["minutes"], saved.get("seen", 0)
-        m = Base({**c, "layers": saved["config"]["layers"]})
-        m.load_state_dict(saved["model"])
-        if args.layers > m.c["layers"]:
-            m.grow(args.layers)
-            saved = None
-    else:
-        m = Base(c)
-    m.to(args.device)
+    texts, held = Texts(args.data, args.out, args.vocab), Texts(args.data, args.out, args.vocab, ".heldout")
+    c = {k: getattr(args, k) for k in ("vocab", "dim", "layers", "heads", "kv_heads", "ffn", "slots", "rank", "theta")}
+    state, step, spent, seen, dev = os.path.join(args.out, "train.pt"), 0, 0.0, 0, args.device
+    saved = torch.load(state, map_location=dev) if args.resume else None
+    m = Base(saved["config"] if saved else c).to(dev)
+    if args.start:
+        load(m, args.start)
+    if args.compile:
+        Layer.forward = torch.compile(Layer.forward, dynamic=True)
     opt = Optimiser(m, args.lr)
     if saved:
+        step, spent, seen = saved["step"], saved["minutes"], saved["seen"]
+        m.load_state_dict(saved["model"])
         opt.load(saved["opt"])
-    rng = np.random.default_rng([args.seed, step])
-    dev, begun, start, ema, t0 = args.device, seen, step, {}, time.time()
-    print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M parameters, {len(prose) / 1e6:.1f} M prose tokens, {len(rows)} rows", flush=True)
+    print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M parameters, {len(texts.prose) / 1e6:.1f} M prose tokens, "
+          f"{len(texts.cuts)} rows, {time.time() - t0:.0f} s to read", flush=True)
     log = open(os.path.join(args.out, "log.jsonl"), "a")
-
-    def draw(n, T):
-        return torch.stack([torch.from_numpy(prose[i:i + T].astype(np.int64)) for i in rng.integers(len(prose) - T, size=n)]).to(dev)
-
-    def pick(n):
-        return [rows[i] for i in rng.integers(len(rows), size=n)]
+    stream = {s: iter(torch.utils.data.DataLoader(
+        Batches(texts, s, args.positions, m.c["slots"], args.seed + step, args.mix), batch_size=None, num_workers=args.workers,
+        prefetch_factor=4 if args.workers else None, pin_memory=dev != "cpu"))
+        for s in ("language", "other", *(["short"] if args.short else []))}
 
     def save():
         torch.save({"model": m.state_dict(), "opt": opt.state(), "step": step, "minutes": spent + (time.time() - t0) / 60,
@@ -467,59 +561,40 @@ def main():
         os.replace(state + ".tmp", state)
         export(m, args.out)
 
-    def language():
-        """Prose; in one sequence of six a passage comes again."""
-        T = 512
-        x = draw(max(2, args.rows // T), T + 1)
-        for b in range(len(x)):
-            if rng.random() < 1 / 6:
-                n = int(rng.integers(24, 200))
-                i, j = int(rng.integers(0, T - 2 * n)), 0
-                j = int(rng.integers(i + n, T + 1 - n))
-                x[b, j:j + n] = x[b, i:i + n].clone()
-        return lm_loss(m, x), x.numel()
+    def measure():
+        nonlocal sums
+        means = {k: round(v.item() / n, 3) for k, (v, n) in sums.items()}
+        minutes = (time.time() - t0) / 60
+        r = {"step": step, "minutes": round(spent + minutes, 2), "positions": seen, "positions/s": round((seen - begun) / minutes / 60),
+             "train": means, **evaluate(m, held, args.eval_samples)}
+        sums = {}
+        print(json.dumps(r), flush=True)
+        log.write(json.dumps(r) + "\n")
+        log.flush()
 
-    def other(early):
-        """One of the other tasks; the count is of text tokens."""
-        u = 0 if early else rng.random()
-        if u < 0.45:
-            S = int(rng.choice([32, 64, 128] if early else [64, 128, 256, 512], p=[.4, .4, .2] if early else [.2, .3, .3, .2]))
-            rate = int(rng.choice([2, 4] if early else [2, 4, 8, 16], p=[.5, .5] if early else [.05, .5, .35, .1]))
-            x = draw(max(2, int(args.rows * 0.6 / S)), S)
-            return "ae", ae_loss(m, x, rate), x.numel()
-        if u < 0.6:
-            S, rate = int(rng.choice([128, 256, 512])), int(rng.choice([4, 8, 16], p=[.6, .3, .1]))
-            x = draw(max(2, int(args.rows * 0.6 / (S + 128))), S + 128)
-            return "cont", cont_loss(m, x[:, :S], x[:, S:], rate), x.numel()
-        picked = pick(max(2, args.rows // 400))
-        count = sum(len(c) + len(p) + len(a) for c, p, a in picked)
-        if u < 0.8:
-            h, t = ft_rows(m, picked, int(rng.choice([4, 8], p=[.75, .25])))
-            return "ft", m.loss(h, t), count
-        h, t, rest = qa_rows(m, picked, texts.gap)
-        return "qa", m.loss(h, t) + 0.5 * m.loss(h, rest), count
-
-    last = time.time()
+    begun, start, sums, last, owed = seen, step, {}, time.time(), 0.0
     while (done := (time.time() - t0) / 60 / args.minutes) < 1:
         falling = 1 if args.decay == 0 else min(1, max(0.02, (1 - done) / args.decay))
-        loss, n = language()
-        name, part, k = other(done < args.short)
-        (loss + part).backward()
+        owed += args.language
+        sorts = ["language"] * int(owed) + ["short" if done < args.short else "other"]
+        owed %= 1
+        for sort in sorts:
+            name, b = next(stream[sort])
+            b = {k: v.to(dev, non_blocking=True) for k, v in b.items()}
+            loss = m.loss(b)
+            loss.backward()
+            seen += b["ids"].numel() + (b["enc_ids"].numel() if "enc_ids" in b else 0)
+            total, n = sums.get(name, (0, 0))
+            sums[name] = total + loss.detach(), n + 1
         torch.nn.utils.clip_grad_norm_(m.parameters(), 2.0)
         opt.step(min(1, (step - start + 1) / 50) * falling)
-        step, seen = step + 1, seen + n + k
-        for a, v in (("lm", loss.item()), (name, part.item())):
-            ema[a] = v if a not in ema else 0.97 * ema[a] + 0.03 * v
+        step += 1
         if step % args.eval_every == 0:
-            r = {"step": step, "minutes": round(spent + (time.time() - t0) / 60, 1), "seen": seen,
-                 "tokens/s": round((seen - begun) / (time.time() - t0)),
-                 **{"train_" + a: round(v, 3) for a, v in ema.items()}, **evaluate(m, texts)}
-            print(json.dumps(r), flush=True)
-            log.write(json.dumps(r) + "\n")
-            log.flush()
+            measure()
         if time.time() - last > 300:
             save()
             last = time.time()
+    measure()
     save()
 
 
