@@ -45,7 +45,7 @@ static inline ic_mat ic_mat_rows(ic_mat m, int first, int count)
 /* So many rows a matrix should have room for, so that products of all batches are of few sizes. */
 static inline int ic_room_for(int rows)
 {
-    int step = rows <= 8 ? 1 : rows <= 256 ? 16 : 32;
+    int step = rows <= 8 ? 1 : rows <= 64 ? 16 : rows <= 256 ? 32 : 64;
     return (rows + step - 1) / step * step;
 }
 

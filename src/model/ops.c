@@ -12,7 +12,7 @@
 
 ic_var ic_new(ic_run *r, int rows, int cols, ic_dtype dtype)
 {
-    int room = r->tape ? rows : ic_room_for(rows); /* the batches of a training are alike */
+    int room = ic_room_for(rows);
     void *data = ic_arena_take(r->arena, (size_t)room * ic_row_bytes(dtype, (size_t)cols));
     ic_mat m = ic_mat_of(data, dtype, rows, cols);
     m.room = room;

@@ -165,10 +165,11 @@ static inline bool ic_is_act(ic_dtype t)
     return t == IC_F32 || t == IC_BF16;
 }
 
-/* matmul.c. False: this product cannot be planned; nothing was done. */
+/* matmul.c */
 int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k);
 void ic_matmul_free(ic_matmul *mm);
-bool ic_matmul_run(ic_matmul *mm, const ic_product *p);
+/* Leaves in *p the rows (m; k with ta) that it did not compute: which oneDNN refuses, or too few to plan for. */
+void ic_matmul_run(ic_matmul *mm, ic_product *p);
 
 static inline float *ic_cpu_private(const ic_cpu *cpu, int thread)
 {

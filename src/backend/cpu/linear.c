@@ -16,10 +16,11 @@ enum {
     PIECE = 1 << 17, /* bytes of weights that a thread takes at a time */
 };
 
-static void product(ic_cpu *cpu, const ic_product *p)
+static void product(ic_cpu *cpu, ic_product p)
 {
-    if (!ic_matmul_run(cpu->matmul, p))
-        ic_product_own(cpu, p);
+    ic_matmul_run(cpu->matmul, &p);
+    if (p.m > 0 && p.k > 0)
+        ic_product_own(cpu, &p);
 }
 
 /* The type in which products run for activations of type t. */
@@ -148,7 +149,7 @@ static void linear_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, const float *bi
         int count = IC_MIN(step, w.rows - n);
         if (!direct)
             decode_block(cpu, cpu->weights, x.dtype, w, n, count, 0, w.cols);
-        product(cpu, &(ic_product){
+        product(cpu, (ic_product){
                          .a = x.data,
                          .lda = x.stride,
                          .b = direct ? w.data : cpu->weights,
@@ -215,14 +216,14 @@ static void linear_t_in(ic_cpu *cpu, ic_mat y, ic_mat x, ic_mat w, float alpha, 
             int count = IC_MIN(rows, w.rows - n);
             if (!direct)
                 decode_block(cpu, cpu->weights, x.dtype, w, n, count, c, width);
-            product(cpu, &(ic_product){
+            product(cpu, (ic_product){
                              .a = (char *)x.data + (size_t)n * size,
                              .lda = x.stride,
                              .b = direct ? w.data : cpu->weights,
                              .ldb = direct ? w.stride : (size_t)width,
                              .c = (char *)y.data + (size_t)c * y_size,
                              .ldc = y.stride,
-                             .m = x.rows,
+                             .m = rows_together(y, x),
                              .n = width,
                              .k = count,
                              .in = x.dtype,
@@ -261,7 +262,7 @@ void ic_cpu_linear_t(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, float alpha, 
 
 static void outer_in(ic_cpu *cpu, ic_mat y, ic_mat a, ic_mat b, float alpha)
 {
-    product(cpu, &(ic_product){
+    product(cpu, (ic_product){
                      .a = a.data,
                      .lda = a.stride,
                      .ta = true,

@@ -2,9 +2,10 @@
  * matmul.c - matrix products by oneDNN; the only file that knows it.
  *
  * A primitive is made for one shape (0.3 to 2 ms, some 100 KB) and kept: plans lie in sets of four by the
- * hash of their key, the least recently used one of a set gives way. Many rows are computed as pieces of
- * one number of rows and a last one, whose rows are of few sizes (ic_room_for). Weights are used where they
- * lie, never repacked by us. Scratch memory is ours and grows only while a plan is made.
+ * hash of their key, the least recently used one of a set gives way. Batches are computed as pieces of few
+ * numbers of rows, so that all share plans: large ones first, since AMX lays weights out anew for each, and
+ * a last one, whose rows are of few sizes (ic_room_for). Weights are used where they lie, never repacked by
+ * us. Scratch memory is ours and grows only while a plan is made.
  */
 #include "backend/cpu/cpu.h"
 
@@ -16,9 +17,11 @@
 #include <string.h>
 
 enum {
-    SETS = 32,
+    SETS = 128,
     WAYS = 4,
-    PIECE = 128, /* rows a thread: full speed from here on */
+    PIECE = 128, /* rows a thread: nearly full speed from here on */
+    LARGE = 16,  /* pieces are the largest */
+    FEWEST = 16, /* rows that are summed over at a time */
 };
 
 typedef struct plan_key {
@@ -210,43 +213,51 @@ static bool run_one(ic_matmul *mm, const ic_product *p)
     return found->primitive && run_plan(mm, found, p) == dnnl_success;
 }
 
-/* Moves on by n of the rows of the batch: rows of a and c, or of a and b where they are summed over. */
-static void skip_rows(ic_product *p, int n)
+/* Computes n rows of the batch, and goes on behind them: in a and c, or in a and b where they are summed over. */
+static bool run_rows(ic_matmul *mm, ic_product *p, int n)
 {
     size_t in = (size_t)ic_dtypes[p->in].bytes, out = (size_t)ic_dtypes[p->out].bytes;
+    ic_product part = *p;
+    *(p->ta ? &part.k : &part.m) = n;
+    if (!run_one(mm, &part))
+        return false;
     p->a = (const char *)p->a + (size_t)n * p->lda * in;
     if (p->ta) {
+        p->k -= n;
         p->b = (const char *)p->b + (size_t)n * p->ldb * in;
         p->accumulate = true;
     } else {
+        p->m -= n;
         p->c = (char *)p->c + (size_t)n * p->ldc * out;
     }
+    return true;
 }
 
-static bool run_pieces(ic_matmul *mm, ic_product p)
+static void run_pieces(ic_matmul *mm, ic_product *p)
 {
-    int piece = PIECE * mm->threads, *rows = p.ta ? &p.k : &p.m, left = *rows;
-    if (p.ta && (p.out != IC_F32 || p.tb || p.bias))
-        return run_one(mm, &p);
-    for (*rows = piece; left >= 2 * piece; left -= piece) {
-        if (!run_one(mm, &p))
-            return false; /* the first one, or none */
-        skip_rows(&p, piece);
-    }
-    *rows = left;
-    return run_one(mm, &p);
+    int piece = PIECE * mm->threads;
+    bool summed = p->ta && p->out == IC_F32 && !p->tb && !p->bias;
+    for (int n = piece * LARGE; summed && n >= FEWEST; n /= 2)
+        while (p->k >= n)
+            if (!run_rows(mm, p, n))
+                return;
+    for (int n = piece * LARGE; !p->ta && n >= piece; n /= 2)
+        while (p->m >= (n > piece ? n : 2 * piece))
+            if (!run_rows(mm, p, n))
+                return;
+    if (!summed && p->m > 0)
+        run_rows(mm, p, p->ta ? p->k : p->m);
 }
 
-bool ic_matmul_run(ic_matmul *mm, const ic_product *p)
+void ic_matmul_run(ic_matmul *mm, ic_product *p)
 {
     if (!mm || (p->in == IC_BF16 && !mm->bf16) || (p->bias && p->alpha != 1.0f))
-        return false;
+        return;
     /* oneDNN takes its thread count from the calling thread's setting, when planning and running. */
     int threads = omp_get_max_threads();
     omp_set_num_threads(mm->threads);
-    bool done = run_pieces(mm, *p);
+    run_pieces(mm, p);
     omp_set_num_threads(threads);
-    return done;
 }
 
 int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k)
@@ -301,10 +312,9 @@ void ic_matmul_free(ic_matmul *mm)
     (void)mm;
 }
 
-bool ic_matmul_run(ic_matmul *mm, const ic_product *p)
+void ic_matmul_run(ic_matmul *mm, ic_product *p)
 {
     (void)mm, (void)p;
-    return false;
 }
 
 #endif
