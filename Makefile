@@ -44,6 +44,7 @@ demo: deps
 
 test:
 	@tools/install-deps.sh --tests
+	@tools/openai-client.sh $(BUILD)/client
 	$(call configure,$(BUILD),-DCMAKE_BUILD_TYPE=Release -DICAE_WERROR=ON)
 	cmake --build $(BUILD) --parallel $(JOBS)
 	ctest --test-dir $(BUILD) --output-on-failure -j $(TEST_JOBS)

@@ -3,7 +3,7 @@
 
     test_serve.py PATH/TO/icae [NAME...]
 
-Names choose tests. With ICAE_PYTHON (or this Python) having the `openai` package, OpenAI's own client is run as well.
+Names choose tests. OpenAI's own client is run by the Python that has it: ICAE_PYTHON, build/client (tools/openai-client.sh) or this one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -286,9 +287,11 @@ def test_compress_over(s: Server) -> None:
 
 def test_openai_client(s: Server) -> None:
     """OpenAI's own Python client, unchanged."""
-    python = os.environ.get("ICAE_PYTHON", sys.executable)
-    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
-        print("        (no openai package here: ICAE_PYTHON may name a Python that has it)")
+    pythons = (os.environ.get("ICAE_PYTHON"), str(ROOT / "build/client/bin/python"), sys.executable)
+    python = next((p for p in pythons if p and shutil.which(p) and
+                   not subprocess.run([p, "-c", "import openai"], capture_output=True).returncode), None)
+    if not python:
+        print("        SKIPPED: no openai package (tools/openai-client.sh build/client)")
         return
     c = s.context(TEXT)
     program = """

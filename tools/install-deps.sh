@@ -39,6 +39,7 @@ if [ "${1:-}" = --tests ]; then
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing+=(chromium)
     need_command python3 python3
     python3 -c 'import yaml' 2>/dev/null || missing+=(python3-yaml)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     need_command curl curl
     need_command openssl openssl
     need_library libcurl libcurl4-openssl-dev
