@@ -19,7 +19,7 @@
 #include <string.h>
 
 static ic_backend *ref, *fast;
-static const char *isa_list[] = {"generic", "avx2", "avx512", "avx512-bf16"};
+static const char *isa_list[] = {"generic", "avx2", "avx512", "avx512-bf16", "amx"};
 
 /* ---- material --------------------------------------------------------------------------------- */
 
@@ -196,6 +196,21 @@ static void test_linear(void **state)
     /* more rows than one product takes */
     check_linear((linear_case){IC_BF16, IC_BF16, IC_BF16, 1301, 40, 70}, 3, true, 1, false);
     check_linear((linear_case){IC_F32, IC_F32, IC_F32, 1301, 40, 70}, 3, false, 0.5f, true);
+}
+
+/* Shapes that fit the tiles of a processor that has them: blocks and what is left of them, rows by turns. */
+static void test_tiles(void **state)
+{
+    (void)state;
+    static const int rows[] = {2, 15, 16, 17, 32, 40, 49, 64}, n[] = {16, 48, 64, 176};
+    for (size_t i = 0; i < IC_COUNT(rows); i++) {
+        for (size_t j = 0; j < IC_COUNT(n); j++) {
+            check_linear((linear_case){IC_BF16, IC_BF16, IC_BF16, rows[i], n[j], 96}, 0, true, 1,
+                         true);
+            check_linear((linear_case){IC_BF16, IC_BF16, IC_F32, rows[i], n[j], 32}, 3, false, 2,
+                         false);
+        }
+    }
 }
 
 static void test_linear_t(void **state)
@@ -822,7 +837,7 @@ static int run_fast(const char *isa)
         cmocka_unit_test(test_rows),           cmocka_unit_test(test_score),
         cmocka_unit_test(test_dropout),        cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_attention),      cmocka_unit_test(test_attention_shared),
-        cmocka_unit_test(test_attention_back),
+        cmocka_unit_test(test_attention_back), cmocka_unit_test(test_tiles),
     };
     if (ic_backend_cpu_new(&fast, 0) < 0) {
         printf("%s: not on this machine\n", isa ? isa : "best");

@@ -167,7 +167,7 @@ struct ic_backend {
 /* Plain C; the oracle. */
 int ic_backend_ref_new(ic_backend **out);
 /* oneDNN and SIMD kernels, chosen by what this CPU has; 0 threads: one a physical core. The
- * environment variable ICAE_ISA (avx512-bf16, avx512, avx2, generic) restricts it, for tests. */
+ * environment variable ICAE_ISA (amx, avx512-bf16, avx512, avx2, generic) restricts it, for tests. */
 int ic_backend_cpu_new(ic_backend **out, int threads);
 /* Does nothing: runs a model to measure memory. */
 int ic_backend_counting_new(ic_backend **out);

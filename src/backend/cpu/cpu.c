@@ -5,16 +5,31 @@
  */
 #include "backend/cpu/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* ---- which kernels ---------------------------------------------------------------------------- */
 
+#if defined(__x86_64__)
+/* AMX with bf16 is there, and the kernel, which must be asked, lets this process use it. */
+static bool may_use_tiles(void)
+{
+    enum { ASK = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18, BF16 = 1 << 22, TILE = 1 << 24 };
+    unsigned a, b, c, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILE) &&
+           syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+}
+#endif
+
 /* Best first. */
-static int usable_kernels(const ic_kernels *out[4])
+static int usable_kernels(const ic_kernels *out[5])
 {
     int n = 0;
 #if defined(__x86_64__)
@@ -22,6 +37,8 @@ static int usable_kernels(const ic_kernels *out[4])
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && __builtin_cpu_supports("avx512bf16") && may_use_tiles())
+        out[n++] = &ic_kernels_amx;
     if (avx512 && __builtin_cpu_supports("avx512bf16"))
         out[n++] = &ic_kernels_avx512_bf16;
     if (avx512)
@@ -36,7 +53,7 @@ static int usable_kernels(const ic_kernels *out[4])
 /* The best set, or the one named by ICAE_ISA where this processor has it. */
 static int choose_kernels(const ic_kernels **out)
 {
-    const ic_kernels *usable[4];
+    const ic_kernels *usable[5];
     const char *wanted = getenv("ICAE_ISA");
     int n = usable_kernels(usable);
     *out = usable[0];

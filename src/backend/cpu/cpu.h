@@ -17,6 +17,8 @@ enum {
     IC_MAX_THREADS = 512,
     IC_GEMV_ROWS = 8,       /* up to so many rows weights are streamed straight from memory */
     IC_GEMV_PAIRS = 32,     /* the same for bf16 by bf16 */
+    IC_TILE_ROWS = 16,      /* of a tile of AMX; of x that are packed together */
+    IC_TILE_MOST = 64,      /* rows of x: from there on oneDNN is faster */
     IC_GEMV_STREAMS = 6,    /* rows of weights that one thread reads at a time */
     IC_SERIAL_WORK = 65536, /* see ic_cpu_threads */
     IC_PRODUCT_ROWS = 192,  /* block of a product that one thread computes */
@@ -86,6 +88,10 @@ typedef struct ic_kernels {
      * columns, also the rows `apart`, 2 apart … (IC_GEMV_STREAMS - 1) apart behind each */
     void (*gemv)(const ic_gemv *g, int first, int end, int apart);
     void (*group_sums)(float *sums, const uint16_t *x, int n);
+    /* AMX, else NULL: a group of IC_TILE_ROWS rows of x packed, each in as many bytes as a row takes; rows
+     * first … end-1 of w (multiples of 16) by all of x, both BF16 of a multiple of 32 columns */
+    void (*pack_tiles)(void *packed, ic_mat x, int group);
+    void (*tiles)(const ic_gemv *g, const void *packed, int first, int end);
     void (*product)(const ic_product *p, int m0, int n0, float *scratch);
     size_t (*product_words)(void); /* scratch that the above needs */
     void (*attend)(const ic_attention_block *t, float *scratch);
@@ -111,7 +117,7 @@ typedef struct ic_kernels {
 
 extern const ic_kernels ic_kernels_generic;
 #if defined(__x86_64__)
-extern const ic_kernels ic_kernels_avx2, ic_kernels_avx512, ic_kernels_avx512_bf16;
+extern const ic_kernels ic_kernels_avx2, ic_kernels_avx512, ic_kernels_avx512_bf16, ic_kernels_amx;
 #endif
 
 typedef struct ic_matmul ic_matmul; /* plans of the matrix library */

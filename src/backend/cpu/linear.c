@@ -129,6 +129,35 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
     }
 }
 
+/* ---- tiles ------------------------------------------------------------------------------------ */
+
+static bool tiles_fit(const ic_cpu *cpu, ic_mat x, ic_mat w)
+{
+    return cpu->k->tiles && x.rows > 1 && x.rows <= IC_TILE_MOST && x.dtype == IC_BF16 &&
+           w.dtype == IC_BF16 && w.cols % 32 == 0 && w.rows % IC_TILE_ROWS == 0 &&
+           IC_TILE_MOST * ic_row_bytes(IC_BF16, (size_t)w.cols) <= cpu->rows_size;
+}
+
+static void tiles(ic_cpu *cpu, ic_gemv g)
+{
+    enum { BLOCK = 4 * IC_TILE_ROWS };
+    int groups = (g.x.rows + IC_TILE_ROWS - 1) / IC_TILE_ROWS;
+    int threads = ic_cpu_threads(cpu, (int64_t)g.w.rows * g.w.cols * g.x.rows / IC_GEMV_PACE);
+    for (int i = 0; i < groups; i++)
+        cpu->k->pack_tiles(cpu->rows, g.x, i);
+    for (int i = 0; i < threads; i++) {
+        int first, end;
+        ic_share(g.w.rows, BLOCK, i, threads, &first, &end);
+        atomic_init(&cpu->shares[i].rows, pair(first, end));
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int first, end, me = omp_get_thread_num();
+        while (take_rows(cpu->shares, threads, me, BLOCK, &first, &end))
+            cpu->k->tiles(&g, cpu->rows, first, end);
+    }
+}
+
 /* ---- linear ----------------------------------------------------------------------------------- */
 
 /* Rows to compute: a few too many where there is room for them. */
@@ -176,6 +205,10 @@ void ic_cpu_linear(ic_backend *be, ic_mat y, ic_mat x, ic_mat w, const float *bi
     size_t row = (size_t)w.cols * sizeof(float);
     if (x.rows <= 0 || w.rows <= 0)
         return;
+    if (tiles_fit(cpu, x, w)) {
+        tiles(cpu, (ic_gemv){y, x, w, NULL, bias, alpha, accumulate});
+        return;
+    }
     if (gemv_fits(cpu, x, w)) {
         gemv(cpu, (ic_gemv){y, x, w, NULL, bias, alpha, accumulate});
         return;

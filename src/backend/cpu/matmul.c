@@ -270,7 +270,8 @@ int ic_matmul_new(ic_matmul **out, int threads, const ic_kernels *k)
     /* Plans are kept here: oneDNN's own cache would keep a thousand more behind them, some 50 KB each. */
     dnnl_set_primitive_cache_capacity(0);
     if (getenv("ICAE_ISA")) /* for the whole process, and only before the first primitive */
-        dnnl_set_max_cpu_isa(k->bf16_dot                   ? dnnl_cpu_isa_all
+        dnnl_set_max_cpu_isa(k->tiles                      ? dnnl_cpu_isa_all
+                             : k->bf16_dot                 ? dnnl_cpu_isa_avx512_core_bf16
                              : strstr(k->isa, "avx512")    ? dnnl_cpu_isa_avx512_core
                              : strcmp(k->isa, "avx2") == 0 ? dnnl_cpu_isa_avx2
                                                            : dnnl_cpu_isa_sse41);

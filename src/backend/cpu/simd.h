@@ -2,7 +2,7 @@
  * simd.h - a vector of f32 for every instruction set, so that kernels are written once.
  *
  * The file that includes this sets ISA_LEVEL (0 plain C vectors, 1 AVX2 + FMA + F16C, 2 AVX-512,
- * 3 AVX-512 with bf16 dot products) and the matching target pragma before. A vector has VL elements;
+ * 3 AVX-512 with bf16 dot products, 4 and with AMX) and the matching target pragma before. A vector has VL elements;
  * + - * / work on it. Everything is static inline: nothing here has a name at link time.
  */
 #ifndef IC_SIMD_H
