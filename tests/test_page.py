@@ -4,7 +4,8 @@
     test_page.py PATH/TO/icae [--pictures FOLDER]
 
 Exit status 77 (the test counts as skipped) if there is no Chromium. Every test also demands that the page asked no
-other host for anything and that its console stayed empty: no exception, no violation of its security policy.
+other host for anything, that its console stayed empty (no exception, no violation of its security policy), and that
+nothing makes it wider than the window.
 """
 
 from __future__ import annotations
@@ -402,6 +403,7 @@ def main() -> int:
                         b.open(f"{server.base}/?{name}")
                         test(b, server)
                         expect("complaints in the console", b.complaints, [])
+                        expect("sticks out", b.run("document.documentElement.scrollWidth > innerWidth"), False)
                         strangers = [a for a in b.addresses if not a.startswith((server.base, "data:", "blob:"))]
                         expect("requests to others", strangers, [])
                         print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
