@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 
-from served import ROOT, Answer, Contract, Postgres, Server, run
+from served import ROOT, Contract, Postgres, Server, run
 
 TEXT = (ROOT / "demo/article.txt").read_text()
 SHORT = "The old lighthouse stood at the end of the long pier."
