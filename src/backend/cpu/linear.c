@@ -72,6 +72,16 @@ static uint64_t pair(int first, int end)
     return (uint64_t)first << 32 | (uint32_t)end;
 }
 
+/* Each thread's share of the rows, in multiples of `step`. */
+static void deal_rows(ic_cpu *cpu, int rows, int step, int threads)
+{
+    for (int i = 0; i < threads; i++) {
+        int first, end;
+        ic_share(rows, step, i, threads, &first, &end);
+        atomic_init(&cpu->shares[i].rows, pair(first, end));
+    }
+}
+
 /* The next rows for thread `me`: from the front of its own share, which goes on where it just read; then
  * from the back of another's. So threads end together though memory does not serve them equally.
  * False: none is left. */
@@ -113,11 +123,7 @@ static void gemv(ic_cpu *cpu, ic_gemv g)
     size_t bytes = ic_row_bytes(g.w.dtype, (size_t)g.w.cols) * (apart ? IC_GEMV_STREAMS : 1);
     int piece = (int)IC_MAX(1, PIECE / bytes);
     int threads = ic_cpu_threads(cpu, (int64_t)g.w.rows * g.w.cols * g.x.rows / IC_GEMV_PACE);
-    for (int i = 0; i < threads; i++) {
-        int first, end;
-        ic_share(rows, 1, i, threads, &first, &end);
-        atomic_init(&cpu->shares[i].rows, pair(first, end));
-    }
+    deal_rows(cpu, rows, 1, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int first, end, me = omp_get_thread_num();
@@ -145,11 +151,7 @@ static void tiles(ic_cpu *cpu, ic_gemv g)
     int threads = ic_cpu_threads(cpu, (int64_t)g.w.rows * g.w.cols * g.x.rows / IC_GEMV_PACE);
     for (int i = 0; i < groups; i++)
         cpu->k->pack_tiles(cpu->rows, g.x, i);
-    for (int i = 0; i < threads; i++) {
-        int first, end;
-        ic_share(g.w.rows, BLOCK, i, threads, &first, &end);
-        atomic_init(&cpu->shares[i].rows, pair(first, end));
-    }
+    deal_rows(cpu, g.w.rows, BLOCK, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int first, end, me = omp_get_thread_num();

@@ -20,7 +20,7 @@ enum {
     SETS = 128,
     WAYS = 4,
     PIECE = 128, /* rows a thread: nearly full speed from here on */
-    LARGE = 16,  /* pieces are the largest */
+    LARGE = 16,  /* so many times that: the largest piece */
     FEWEST = 16, /* rows that are summed over at a time */
 };
 
