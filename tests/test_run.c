@@ -632,6 +632,37 @@ static void test_adapter(void **state)
     ic_free(path);
 }
 
+/* An adapter that has changed its base says so, and is taken only to train on. */
+static void test_both(void **state)
+{
+    (void)state;
+    watch w = {0};
+    assert_run(&w, ICAE_PRETRAIN, "both", "lora=both steps=30 dropout=0 schedule=constant");
+    assert_true(w.last < w.first);
+    icae_model *model;
+    icae_adapter *adapter;
+    icae_session *session;
+    char *path = file_of("both", "best.safetensors");
+    assert_int_equal(icae_model_open(&model, ICAE_TEST_DIR "/golden/llama", NULL), ICAE_OK);
+    assert_int_equal(icae_adapter_open(&adapter, path, model, NULL), ICAE_OK);
+    assert_true(adapter->both);
+    assert_int_equal(icae_session_new(&session, model, adapter, NULL), ICAE_EMISMATCH);
+    assert_message("merge the two first");
+    icae_adapter_free(adapter);
+    icae_model_free(model);
+    char *more = ic_format("adapter=%s steps=2", path);
+    w = (watch){0};
+    assert_int_equal(run_with(&w, ICAE_PRETRAIN, "alone", more), ICAE_EMISMATCH);
+    assert_message("was trained with both");
+    ic_free(more);
+    more = ic_format("adapter=%s steps=2 lora=both", path);
+    w = (watch){0};
+    assert_run(&w, ICAE_PRETRAIN, "on", more);
+    assert_int_equal(w.steps, 2);
+    ic_free(more);
+    ic_free(path);
+}
+
 static void test_finetune(void **state)
 {
     (void)state;
@@ -771,6 +802,7 @@ int main(void)
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_bad_starts),
         cmocka_unit_test(test_adapter),
+        cmocka_unit_test(test_both),
         cmocka_unit_test(test_finetune),
         cmocka_unit_test(test_packing),
         cmocka_unit_test(test_plot),

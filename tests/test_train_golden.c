@@ -3,6 +3,7 @@
  * independent PyTorch implementation computed; packing; recomputation (tests/golden/README.md has the
  * layout and the tolerances).
  */
+#include "core/adapter.h"
 #include "golden.h"
 #include "train/train.h"
 
@@ -454,6 +455,145 @@ static void gguf_case(const char *path)
     ic_free(weights);
 }
 
+/* ---- LoRA in both passes ---------------------------------------------------------------------- */
+
+/* The base of `path` with scale * B A added to its weights, in a folder of its own, the caller's. */
+static char *merged(const golden_case *c, const char *path)
+{
+    char *folder = ic_strdup("/tmp/icae-test-merged-XXXXXX");
+    assert_non_null(folder);
+    assert_non_null(mkdtemp(folder));
+    char *from = golden_path(path, "model.safetensors"),
+         *to = golden_path(folder, "model.safetensors");
+    char *old = golden_path(path, "config.json"), *new = golden_path(folder, "config.json");
+    ic_safetensors st;
+    ic_map config;
+    MUST(ic_safetensors_open(&st, from));
+    ic_tensor *tensors = ic_alloc(st.count, sizeof *tensors);
+    assert_non_null(tensors);
+    memcpy(tensors, st.tensors, st.count * sizeof *tensors);
+    const icae_adapter *a = c->adapter;
+    for (size_t i = 1; i < a->tensor_count; i += 2) { /* behind the memory table, A and B in turn */
+        char name[128];
+        const char *part = strstr(a->tensors[i].name, "model.layers.");
+        snprintf(name, sizeof name, "%.*s.weight", (int)(strstr(part, ".lora_A") - part), part);
+        size_t t = 0;
+        while (t < st.count && strcmp(tensors[t].name, name) != 0)
+            t++;
+        assert_true(t < st.count && tensors[t].dtype == IC_F32);
+        ic_mat ma = a->tensors[i].m, mb = a->tensors[i + 1].m;
+        float *w = ic_alloc((size_t)mb.rows * (size_t)ma.cols, sizeof *w);
+        assert_non_null(w);
+        memcpy(w, tensors[t].data, tensors[t].bytes);
+        for (int row = 0; row < mb.rows; row++)
+            for (int r = 0; r < ma.rows; r++) {
+                const float *b = ic_adapter_row(&a->tensors[i + 1], row),
+                            *x = ic_adapter_row(&a->tensors[i], r);
+                for (int col = 0; col < ma.cols; col++)
+                    w[(size_t)row * (size_t)ma.cols + (size_t)col] += a->set.scale * b[r] * x[col];
+            }
+        tensors[t].data = w;
+    }
+    MUST(ic_safetensors_write(to, tensors, st.count, NULL, 0));
+    MUST(ic_map_open(&config, old));
+    FILE *f = fopen(new, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(config.data, 1, config.size, f), config.size);
+    assert_int_equal(fclose(f), 0);
+    ic_map_close(&config);
+    for (size_t i = 0; i < st.count; i++)
+        if (tensors[i].data != st.tensors[i].data)
+            ic_free((void *)(uintptr_t)tensors[i].data);
+    ic_free(tensors);
+    ic_safetensors_close(&st);
+    ic_free(from);
+    ic_free(to);
+    ic_free(old);
+    ic_free(new);
+    return folder;
+}
+
+/* Loss at p + h * direction. */
+static double loss_beside(golden_case *c, const ic_example *e, const float *p,
+                          const float *direction, double h)
+{
+    for (size_t i = 0; i < c->params->count; i++)
+        c->params->p[i] = p[i] + (float)(h * (double)direction[i]);
+    return gradient_of(c, e, 1, 0, NULL);
+}
+
+/* A pair of LoRA on encoder and decoder loses what a base with the same matrices added to it does, and
+ * its gradient is the slope of that loss. */
+static void both_case(const char *name)
+{
+    char *path = golden_path(golden_folder(), name),
+         *weights = golden_path(path, "golden.safetensors"),
+         *adapter = golden_path(path, "icae.safetensors");
+    ic_safetensors golden;
+    ic_json *facts = golden_json(path, "golden.json");
+    MUST(ic_safetensors_open(&golden, weights));
+    golden_case c = {
+        .name = name, .facts = facts, .icae = ic_json_get(facts, "icae"), .golden = &golden};
+    open_case(&c, path, adapter, ICAE_COMPUTE_F32);
+    char *folder = merged(&c, path), *config = golden_path(folder, "config.json"),
+         *model = golden_path(folder, "model.safetensors");
+    golden_case m = c;
+    open_case(&m, folder, adapter, ICAE_COMPUTE_F32);
+    icae_adapter *a = m.params->adapter;
+    for (int i = 0; i < m.model->config.layers * IC_TARGETS; i++)
+        for (int j = 0; a->lora[i].a.data && j < a->lora[i].b.rows; j++)
+            memset(ic_mat_row(a->lora[i].b, (size_t)j), 0,
+                   (size_t)a->lora[i].b.cols * sizeof(float));
+    for (int k = 0; k < OBJECTIVES; k++) {
+        ic_example e;
+        if (!example_of(&c, objectives[k], &e))
+            continue;
+        size_t n = c.params->count;
+        float *p = ic_alloc(n, sizeof *p), *g = ic_alloc(n, sizeof *g);
+        assert_true(p && g);
+        memcpy(p, c.params->p, n * sizeof *p);
+        c.params->adapter->both = false;
+        double usual = gradient_of(&c, &e, 1, 0, NULL), want = gradient_of(&m, &e, 1, 0, NULL);
+        c.params->adapter->both = true;
+        for (int tier = 3; tier >= 0; tier--)
+            golden_limit(name, "loss with LoRA in both passes",
+                         fabs(gradient_of(&c, &e, 1, tier, NULL) - want) / want, 1e-5);
+        assert_true(fabs(usual - want) / want > 1e-4);
+        memcpy(g, c.params->g, n * sizeof *g);
+        double norm = 0;
+        for (size_t i = 0; i < n; i++)
+            norm += (double)g[i] * (double)g[i];
+        double h = 3e-3 / norm;
+        double slope = (loss_beside(&c, &e, p, g, h) - loss_beside(&c, &e, p, g, -h)) / (2 * h);
+        golden_limit(name, "gradient with LoRA in both passes", fabs(slope - norm) / norm, 1e-2);
+        loss_beside(&c, &e, p, g, 0);
+        ic_free(p);
+        ic_free(g);
+        example_free(&e);
+    }
+    close_case(&m);
+    close_case(&c);
+    ic_safetensors_close(&golden);
+    ic_json_free(facts);
+    remove(config);
+    remove(model);
+    remove(folder);
+    ic_free(config);
+    ic_free(model);
+    ic_free(folder);
+    ic_free(path);
+    ic_free(weights);
+    ic_free(adapter);
+}
+
+static void test_both(void **state)
+{
+    (void)state;
+    both_case("llama");
+    both_case("llama-lora-all");
+    both_case("llama-spread-proportional");
+}
+
 static void test_models(void **state)
 {
     (void)state;
@@ -635,8 +775,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models), cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_fresh),  cmocka_unit_test(test_many_rows),
-        cmocka_unit_test(test_update), cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_models),    cmocka_unit_test(test_both),
+        cmocka_unit_test(test_gguf),      cmocka_unit_test(test_fresh),
+        cmocka_unit_test(test_many_rows), cmocka_unit_test(test_update),
+        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

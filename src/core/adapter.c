@@ -158,6 +158,7 @@ static int read_metadata(icae_adapter *a, bool published_pt)
     IC_TRY(read_rates(a));
     IC_TRY(read_word(&a->spread, a, "positions", "sequential", "spread"));
     IC_TRY(read_word(&a->proportional, a, "slots", "fixed", "proportional"));
+    IC_TRY(read_word(&a->both, a, "lora", "encoder", "both"));
     IC_TRY(read_bool(&a->lm_token, a, "lm_token"));
     /* The published files say nothing, and their texts begin with bos; ours say when they do. */
     a->bos = !find(a, "k");
@@ -504,6 +505,8 @@ static void put_all(metadata *m, const icae_adapter *a)
     put(m, "targets", a->targets);
     put(m, "positions", a->spread ? "spread" : "sequential");
     put(m, "slots", a->proportional ? "proportional" : "fixed");
+    if (a->both)
+        put(m, "lora", "both");
     put(m, "lm_token", a->lm_token ? "true" : "false");
     put(m, "bos", a->bos ? "true" : "false");
     put_int(m, "span", a->span);

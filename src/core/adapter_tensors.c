@@ -469,9 +469,9 @@ int ic_adapter_identify(icae_adapter *a)
     for (size_t i = 0; i < a->tensor_count; i++)
         values += (uint64_t)a->tensors[i].m.rows * (uint64_t)a->tensors[i].m.cols;
     ic_metadata_print(alpha, a->alpha);
-    snprintf(text, sizeof text, "icae-adapter-1 %s alpha=%s positions=%s slots=%s bos=%d",
+    snprintf(text, sizeof text, "icae-adapter-1 %s alpha=%s positions=%s slots=%s bos=%d%s",
              a->layout, alpha, a->spread ? "spread" : "sequential",
-             a->proportional ? "proportional" : "fixed", a->bos);
+             a->proportional ? "proportional" : "fixed", a->bos, a->both ? " lora=both" : "");
     ic_hash_add(h, text, strlen(text) + 1);
     for (size_t i = 0; i < a->tensor_count && rc == ICAE_OK; i++)
         rc = add_tensor(h, a->path, &a->tensors[i], i == 0 || values <= ALL_VALUES);

@@ -32,6 +32,8 @@ struct icae_adapter {
     int span;    /* tokens that restoration was trained for; metadata `span`; 0: no limit */
     bool spread; /* positions = spread, else sequential */
     bool proportional; /* slots = proportional, else fixed */
+    bool
+        both; /* metadata lora = both: LoRA is the decoder's too; to train on and to merge, not to use */
     char targets[128]; /* "q_proj,v_proj" */
     char identity[65];
     char base_identity[65]; /* "" if the file does not say */

@@ -19,6 +19,12 @@ int icae_session_new(icae_session **out, const icae_model *model, const icae_ada
     if (adapter && adapter->model != model)
         return ic_fail(ICAE_EMISMATCH, "the adapter %s was opened for another model",
                        adapter->path);
+    if (adapter && adapter->both)
+        return ic_fail(
+            ICAE_EMISMATCH,
+            "adapter %.300s has changed its base too (lora = both): merge the two first, "
+            "tools/merge_adapter.py does it",
+            adapter->path);
     icae_session *s = ic_alloc(1, sizeof *s);
     if (!s)
         return ICAE_ENOMEM;

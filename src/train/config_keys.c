@@ -50,6 +50,9 @@ const ic_key ic_keys[] = {
      "where slots stand: in a row, or where their text stood"},
     {"slots", CHOICE, AT(slots), "fixed", NULL, 0, 0, "fixed|proportional", DECIDES,
      "slots of a short segment: k, or by its length"},
+    {"lora", CHOICE, AT(lora), "encoder", NULL, 0, 0, "encoder|both", DECIDES,
+     "what LoRA is part of; both: of the decoder too, to teach a base to read slots (then merge "
+     "it)"},
     {"lm_token", BOOL, AT(lm_token), "false", NULL, 0, 0, NULL, DECIDES,
      "continuations start with a trained [LM] token"},
     {"bos", BOOL, AT(bos), "false", NULL, 0, 0, NULL, DECIDES,

@@ -2,7 +2,7 @@
  * gradient.c - losses and gradients of packed examples.
  *
  * All segments of all examples go through base + LoRA as one batch; their slots, with what stands
- * before and after them, go through the base as a second one; the head sees only rows with loss, some
+ * before and after them, go through the base (+ LoRA, if the adapter is of both) as a second one; the head sees only rows with loss, some
  * at a time. Then the same backwards (model/tape.h). Owns the layout of the two batches; knows nothing
  * of optimisers or data.
  */
@@ -257,7 +257,8 @@ static ic_var run_side(ic_run *r, const work *w, const side *d, const ic_batch *
     r->tape = w->tape[slots.data != NULL];
     if (r->tape)
         ic_tape_begin(r->tape, w->keep);
-    return ic_transformer(r, m, slots.data ? NULL : &w->lora, b, x);
+    bool plain = slots.data && !w->params->adapter->both;
+    return ic_transformer(r, m, plain ? NULL : &w->lora, b, x);
 }
 
 /* Head, losses and, if dhidden has memory, the gradient of the hidden states. */

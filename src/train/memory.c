@@ -169,6 +169,7 @@ double ic_training_work(const ic_training *t, const ic_item *items, int count)
         decoder += o->cost - o->tokens + slots;
         scored += o->targets;
     }
-    return 4 * linear * (encoder + decoder) + 6 * lora * encoder +
+    double adapted = encoder + (t->params->adapter->both ? decoder : 0);
+    return 4 * linear * (encoder + decoder) + 6 * lora * adapted +
            4 * (double)c->vocabulary * c->width * scored;
 }

@@ -103,6 +103,7 @@ static int bind(ic_params *p, const ic_tensor *tensors, size_t count, bool bf16)
     memcpy(a->rates, shape->rates, sizeof a->rates);
     a->spread = shape->spread;
     a->proportional = shape->proportional;
+    a->both = shape->both;
     a->lm_token = shape->lm_token;
     a->bos = shape->bos;
     a->span = shape->span;
@@ -299,6 +300,7 @@ static ic_adapter_shape shape_of(const icae_adapter *a)
         .rates_count = a->rates_count,
         .spread = a->spread,
         .proportional = a->proportional,
+        .both = a->both,
         .lm_token = a->lm_token,
         .bos = a->bos,
         .span = a->span,

@@ -28,7 +28,7 @@ typedef struct ic_settings {
     double rate, alpha, dropout;
     ic_reals rates;
     ic_list targets;
-    char *positions, *slots, *init;
+    char *positions, *slots, *lora, *init;
     bool lm_token, bos;
     ic_list data, eval_data;
     char *cache, *lengths, *longer;

@@ -116,6 +116,7 @@ static ic_adapter_shape wanted_shape(const ic_settings *s)
         .alpha = (float)s->alpha,
         .spread = strcmp(s->positions, "spread") == 0,
         .proportional = strcmp(s->slots, "proportional") == 0,
+        .both = strcmp(s->lora, "both") == 0,
         .lm_token = s->lm_token,
         .bos = s->bos,
         .span = (int)s->span,
@@ -143,6 +144,11 @@ static int check_start(const ic_training *t)
         return ic_fail(ICAE_EMISMATCH, "rank: %d, but %s has %d", w.rank, a->path, a->rank);
     if (ic_settings_is_set(c, "k") && w.k != a->k)
         return ic_fail(ICAE_EMISMATCH, "k: %d, but %s has %d", w.k, a->path, a->k);
+    if (a->both && !w.both)
+        return ic_fail(ICAE_EMISMATCH,
+                       "lora: encoder, but %s was trained with both; merge it into its base first "
+                       "(tools/merge_adapter.py), or set both",
+                       a->path);
     if (ic_settings_is_set(c, "targets") && memcmp(w.target, have.target, sizeof w.target) != 0)
         return ic_fail(ICAE_EMISMATCH, "targets: %s has %s", a->path, a->targets);
     return ICAE_OK;
@@ -170,6 +176,7 @@ static int continue_adapter(ic_training *t, bool bf16)
     IC_TRY(ic_params_from_adapter(&t->params, t->start, bf16));
     IC_TRY(check_start(t));
     icae_adapter *a = t->params->adapter;
+    a->both = strcmp(s->lora, "both") == 0;
     a->lm_token |= s->lm_token;
     if (ic_settings_is_set(c, "bos"))
         a->bos = s->bos;

@@ -2,7 +2,8 @@
  * train.h - training an ICAE: parameters, gradients of packed examples, updates; data and runs.
  *
  * Only the adapter is trained: LoRA matrices and the memory-token table, in one flat f32 buffer with
- * twins for gradient and the two moments. The base is frozen, one copy for encoder and decoder.
+ * twins for gradient and the two moments. The base is frozen, one copy for encoder and decoder. LoRA is
+ * the encoder's, as in the paper; or both passes have it, which trains the base itself (to be merged).
  * Layering: over core; the command line uses run.h's entry through icae.h.
  */
 #ifndef IC_TRAIN_H
@@ -19,7 +20,7 @@ typedef struct ic_adapter_shape {
     float rates[8];
     int rates_count;
     bool target[IC_TARGETS];
-    bool spread, proportional, lm_token, bos;
+    bool spread, proportional, both, lm_token, bos;
     int span;
 } ic_adapter_shape;
 
@@ -71,7 +72,7 @@ typedef struct ic_gradient_options {
 
 /* Adds to params->g the gradient of sum over examples and targets of weight * nll; all examples run as
  * one packed batch: all their segments through base + LoRA, then all decoder sequences through the
- * base. nll_sum[i]: plain sum of example i's losses; right[i] (may be NULL): targets that are argmax;
+ * base (+ LoRA, if the adapter is of both). nll_sum[i]: plain sum of example i's losses; right[i] (may be NULL): targets that are argmax;
  * prefix[i] (may be NULL): right targets from the first on. */
 int ic_gradients(icae_session *s, ic_params *params, const ic_example *examples, int count,
                  const ic_gradient_options *options, double *nll_sum, int *right, int *prefix);
