@@ -9,6 +9,7 @@ tokens), is trained on several things at once:
   qa    <eos><|user|>context\\n\\nprompt<|assistant|>answer<eos>
   ae    text -> slots -> the text                 cont  text -> slots -> what follows
   ft    context -> slots -> answer to a prompt
+  find  text -> slots -> what follows a few words of it, several times (finding a place by what stands there)
 
 Prompts are those of the instruction data and, two batches of five, blanks to fill in: a sentence of the context (or of what
 was cut out of it) without one of its names or words, which is the answer. Then the model is frozen, and `icae pretrain`
@@ -19,7 +20,7 @@ Slots are proportional and their positions spread (docs/formats.md). Matrices ar
     tools/train_base.py --data TEXTS --out RUN --minutes 60            # TEXTS: prose-*.jsonl.zst, instruct.jsonl.zst
     tools/train_base.py --data TEXTS --out RUN --minutes 60 --resume   # goes on
     tools/train_base.py --data TEXTS --out RUN --minutes 9 --device cuda --positions 32768 --workers 6 --threads 8 --short 0.1
-    tools/train_base.py --data TEXTS --out RUN --start OTHER --mix .8 .1 .05 .05 --compile   # from the weights of another run
+    tools/train_base.py --data TEXTS --out RUN --start OTHER --mix .5 .05 .1 .1 .25 --compile   # from the weights of another run
 
 RUN gets a Hugging Face folder, icae.safetensors (memory embeddings; LoRA with B = 0), log.jsonl, and train.pt for --resume.
 Needs torch, numpy, tokenizers, safetensors, and zstdcat.
@@ -188,11 +189,11 @@ def raw_batch(rows, gap, context=True):
 
 
 def slot_batch(samples, slots):
-    """samples: (context, rate, head, special, start, tail, skip): slots of the context stand behind `head`, then comes the
-    special embedding at position `start` and the tail, of which all but the first `skip` ids are wanted, and the end
-    (unless it goes on: special LM). Rows are padded on the right; under causal attention the padding is never seen."""
+    """samples: (context, rate, head, special, start, tail, wants): slots of the context stand behind `head`, then comes the
+    special embedding at position `start` and the tail. wants: (j, ids): what is to be predicted from the j-th place on, the
+    special embedding being the first. Rows are padded on the right; under causal attention the padding is never seen."""
     pieces, ids, pos, spans, wants = [], [], [], [], []
-    for context, rate, head, mark, start, tail, skip in samples:
+    for context, rate, head, _, start, tail, want in samples:
         n, h = len(context), len(head)
         size = math.ceil(n / math.ceil(n / (slots * rate)))
         own = [(context[p:p + size], min(slots, math.ceil(min(size, n - p) / rate))) for p in range(0, n, size)]
@@ -202,8 +203,7 @@ def slot_batch(samples, slots):
         ids.append(np.concatenate((head, np.full(k + 1, EOS), tail)).astype(np.int64))
         pos.append(np.concatenate((np.arange(h), *at, start + np.arange(1 + len(tail)))))
         spans.append((h, k))
-        want = tail[skip:] if mark == LM else np.append(tail[skip:], EOS)
-        wants.append([(h + k + skip, want)])
+        wants.append([(h + k + j, w) for j, w in want])
     width = max(len(p) + k for p, k in pieces)
     memory = np.concatenate([i * width + len(p) + np.arange(k) for i, (p, k) in enumerate(pieces)])
     which = np.concatenate([np.arange(k) for _, k in pieces])
@@ -218,16 +218,29 @@ def slot_batch(samples, slots):
 
 
 def restoring(x, rate):
-    return x, rate, [], AE, -1, x, 0
+    return x, rate, [], AE, -1, x, [(0, np.append(x, EOS))]
 
 
 def continuing(x, n, rate):
-    return x[:n], rate, [], LM, n, x[n:], 0
+    return x[:n], rate, [], LM, n, x[n:], [(0, x[n:])]
 
 
 def answering(row, rate):
     c, p, a = row
-    return c, rate, [EOS, USER], FT, 2 + len(c), np.concatenate((p, [ASSISTANT], a)), len(p) + 1
+    return c, rate, [EOS, USER], FT, 2 + len(c), np.concatenate((p, [ASSISTANT], a)), [(len(p) + 1, np.append(a, EOS))]
+
+
+def finding(x, rate, rng):
+    """Some words of x, of which each is to be followed by what follows it in x."""
+    tail, wants = [], []
+    for _ in range(1 + len(x) // 48):
+        cue, n = int(rng.integers(3, 10)), int(rng.integers(6, 32))
+        i = int(rng.integers(0, max(1, len(x) - cue - n)))
+        answer = x[i + cue:i + cue + n]
+        tail += [*([USER] if tail else []), *x[i:i + cue], ASSISTANT]
+        wants.append((len(tail), answer))
+        tail += [*answer, EOS]
+    return x, rate, [EOS, USER], FT, 2 + len(x), np.array(tail), wants
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -235,7 +248,7 @@ class Batches(torch.utils.data.IterableDataset):
 
     def __init__(self, texts, sort, positions, slots, seed, mix):
         self.texts, self.sort, self.positions, self.slots, self.seed = texts, sort, positions, slots, seed
-        self.mix = np.array(mix) / sum(mix)  # shares of ae, cont, ft, qa among "other"
+        self.mix = np.array(mix) / sum(mix)  # shares of ae, cont, ft, qa, find among "other"
 
     def __iter__(self):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -273,16 +286,20 @@ class Batches(torch.utils.data.IterableDataset):
         return (rows, "-blank") if len(rows) > 1 else self.asked(rng)
 
     def other(self, rng, short):
-        task = 0 if short else rng.choice(4, p=self.mix)
+        task = 0 if short else rng.choice(5, p=self.mix)
         if task == 0:
-            S = int(rng.integers(16, 128)) if short else int(rng.choice([rng.integers(16, 128), rng.integers(128, 320), 512]))
-            rate = int(rng.choice([2, 4], p=[.3, .7]) if short else rng.choice([2, 4, 8, 16], p=[.02, .6, .34, .04]))
+            S = int(rng.integers(16, 128)) if short else int(rng.choice([rng.integers(16, 128), rng.integers(128, 320), 512], p=[.5, .4, .1]))
+            rate = int(rng.choice([2, 4], p=[.3, .7]) if short else rng.choice([2, 4, 8, 16], p=[.02, .72, .25, .01]))
             n = max(2, int(self.positions / (S * (2 + 2 / rate))))
             return "ae", slot_batch([restoring(x, rate) for x in self.draw(rng, n, S)], self.slots)
         if task == 1:
             S, rate = int(rng.choice([128, 256, 512])), int(rng.choice([4, 8, 16], p=[.6, .3, .1]))
             n = max(2, int(self.positions / (S * (1 + 2 / rate) + 192)))
             return "cont", slot_batch([continuing(x, S, rate) for x in self.draw(rng, n, S + 192)], self.slots)
+        if task == 4:
+            S, rate = int(rng.choice([rng.integers(24, 128), rng.integers(128, 320)])), int(rng.choice([4, 8], p=[.75, .25]))
+            n = max(2, int(self.positions / (S * (1.5 + 2 / rate))))
+            return "find", slot_batch([finding(x, rate, rng) for x in self.draw(rng, n, S)], self.slots)
         rows, blank = self.asked(rng)
         if task == 2:
             rate = int(rng.choice([4, 8], p=[.7, .3]))
@@ -294,6 +311,17 @@ class Batches(torch.utils.data.IterableDataset):
 def rope(x, cos, sin):
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def attention(q, k, v):
+    """Causal; q (B, H, T, K), k and v (B, G, T, K). On a CPU by plain products: PyTorch's own has a slow backward pass there."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    (B, H, T, K), G = q.shape, k.shape[1]
+    q, k, v = q.reshape(B * G, H // G * T, K), k.reshape(B * G, T, K), v.reshape(B * G, T, K)
+    s = torch.bmm(q, k.mT).view(B * G, H // G, T, T).float() / math.sqrt(K)
+    p = s.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf).softmax(-1)
+    return torch.bmm(p.to(BF16).view(B * G, H // G * T, T), v).view(B, H, T, K)
 
 
 class Layer(nn.Module):
@@ -314,7 +342,7 @@ class Layer(nn.Module):
         heads = lambda y, n: y.view(B, T, n, self.K).transpose(1, 2)
         qk, v = lin(norm(x, self.attn_norm), self.qkv).split([D + self.G * self.K, self.G * self.K], -1)
         q, k = rope(heads(qk, self.H + self.G), cos, sin).split([self.H, self.G], 1)
-        y = F.scaled_dot_product_attention(q, k, heads(v, self.G), is_causal=True, enable_gqa=True)
+        y = attention(q, k, heads(v, self.G))
         x = x + lin(y.transpose(1, 2).reshape(B, T, D), self.o)
         g, u = lin(norm(x, self.mlp_norm), self.gate_up).chunk(2, -1)
         return x + lin(F.silu(g) * u, self.down)
@@ -333,7 +361,7 @@ class Base(nn.Module):
 
     def run(self, e, pos):
         """e (B, T, D) input embeddings, pos (B or 1, T) real positions -> hidden states (B * T, D) after the final norm."""
-        a = pos.float()[:, None, :, None] * self.freq
+        a = pos.float().expand(e.shape[:2])[:, None, :, None] * self.freq
         cos, sin = a.cos().to(BF16), a.sin().to(BF16)
         e = e.to(BF16)
         for layer in self.layers:
@@ -360,11 +388,14 @@ class Base(nn.Module):
     def logits(self, h):
         return F.linear(h, self.embed.to(BF16)).float()
 
+    def score(self, h, want):
+        return F.cross_entropy(self.logits(h), want)
+
     def loss(self, b):
         h = self.hidden(b)
-        loss = F.cross_entropy(self.logits(h.index_select(0, b["where"])), b["want"])
+        loss = self.score(h.index_select(0, b["where"]), b["want"])
         if "rest_where" in b:
-            loss = loss + 0.5 * F.cross_entropy(self.logits(h.index_select(0, b["rest_where"])), b["rest_want"])
+            loss = loss + 0.5 * self.score(h.index_select(0, b["rest_where"]), b["rest_want"])
         return loss
 
 
@@ -376,7 +407,7 @@ def orthogonal(g):
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.mT if flip else x).float()
 
 
@@ -453,11 +484,12 @@ def export(m, out):
 
 
 def load(m, folder):
-    """The weights that export wrote, but for LoRA."""
+    """The weights that export wrote, but for LoRA; of more slots than this model has, the first."""
     from safetensors.torch import load_file
     w = load_file(os.path.join(folder, "model.safetensors"))
     with torch.no_grad():
-        m.memory.copy_(load_file(os.path.join(folder, "icae.safetensors"))["memory_token_embed.weight"])
+        memory = load_file(os.path.join(folder, "icae.safetensors"))["memory_token_embed.weight"]
+        m.memory.copy_(torch.cat((memory[:m.c["slots"]], memory[-3:])))
         m.embed.copy_(w["model.embed_tokens.weight"]), m.norm.copy_(w["model.norm.weight"])
         for i, l in enumerate(m.layers):
             get = lambda *names: torch.cat([w[f"model.layers.{i}.{n}.weight"] for n in names])
@@ -495,6 +527,8 @@ def evaluate(m, texts, samples):
     for rate in (4, 8):
         score(f"cont/{rate}", slot_batch([continuing(y, 256, rate) for y in x], m.c["slots"]))
     rng = np.random.default_rng(1)
+    for rate in (4, 8):
+        score(f"find/{rate}", slot_batch([finding(y[:256], rate, rng) for y in x], m.c["slots"]))
     blanks = [b for b in (texts.fill_in(rng, 320) for _ in range(2 * samples)) if b]
     for name, rows in (("qa", [texts.row(i) for i in np.linspace(0, len(texts.cuts) - 1, 4 * samples).astype(int)]), ("blank", blanks)):
         score(name, raw_batch(rows, texts.gap))
@@ -507,16 +541,16 @@ def evaluate(m, texts, samples):
 # ---------------------------------------------------------------- training
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for n, d in (("vocab", 4096), ("dim", 512), ("layers", 8), ("heads", 8), ("kv_heads", 4), ("ffn", 1408), ("slots", 16), ("rank", 32),
-                 ("positions", 3072), ("threads", 2), ("workers", 0), ("seed", 0), ("eval_every", 250), ("eval_samples", 48)):
+    for n, d in (("vocab", 4096), ("dim", 512), ("layers", 8), ("heads", 8), ("kv_heads", 4), ("ffn", 1408), ("slots", 8), ("rank", 32),
+                 ("positions", 3072), ("batches", 1), ("threads", 2), ("workers", 0), ("seed", 0), ("eval_every", 250), ("eval_samples", 48)):
         ap.add_argument("--" + n.replace("_", "-"), type=int, default=d)
     ap.add_argument("--theta", type=float, default=10000.0)
     ap.add_argument("--lr", type=float, default=0.02)
     ap.add_argument("--short", type=float, default=0.0, help="share of this run with short texts to restore instead of other tasks; 0.3 from scratch, less on a fast machine")
     ap.add_argument("--decay", type=float, default=0.4, help="share of this run in which the learning rate falls to zero; 0: it will be resumed")
     ap.add_argument("--minutes", type=float, default=60)
-    ap.add_argument("--language", type=float, default=1, help="batches of prose for one of the other tasks")
-    ap.add_argument("--mix", type=float, nargs=4, default=[.42, .18, .22, .18], help="shares of the other tasks: ae cont ft qa")
+    ap.add_argument("--language", type=float, default=1, help="batches of prose a step, beside those (--batches) of the other tasks")
+    ap.add_argument("--mix", type=float, nargs=5, default=[.45, .08, .14, .13, .2], help="shares of the other tasks: ae cont ft qa find")
     ap.add_argument("--compile", action="store_true", help="layers by torch.compile; half a minute; on 2 cores forward and backward then took 0.89 s instead of 1.24")
     ap.add_argument("--start", help="folder of an earlier run, whose weights this one starts from")
     ap.add_argument("--data", required=True)
@@ -536,7 +570,9 @@ def main():
     if args.start:
         load(m, args.start)
     if args.compile:
+        torch._dynamo.config.recompile_limit = 64
         Layer.forward = torch.compile(Layer.forward, dynamic=True)
+        Base.score = torch.compile(Base.score, dynamic=True)
     opt = Optimiser(m, args.lr)
     if saved:
         step, spent, seen = saved["step"], saved["minutes"], saved["seen"]
@@ -560,8 +596,9 @@ def main():
         nonlocal sums
         means = {k: round(v.item() / n, 3) for k, (v, n) in sums.items()}
         minutes = (time.time() - t0) / 60
-        r = {"step": step, "minutes": round(spent + minutes, 2), "positions": seen, "positions/s": round((seen - begun) / minutes / 60),
-             "train": means, **evaluate(m, held, args.eval_samples)}
+        r = {"step": step, "minutes": round(spent + minutes, 2), "positions": seen, "positions/s": round((seen - begun) / minutes / 60), "train": means}
+        with torch.compiler.set_stance("force_eager"):
+            r |= evaluate(m, held, args.eval_samples)
         sums = {}
         print(json.dumps(r), flush=True)
         log.write(json.dumps(r) + "\n")
@@ -571,7 +608,7 @@ def main():
     while (done := (time.time() - t0) / 60 / args.minutes) < 1:
         falling = 1 if args.decay == 0 else min(1, max(0.02, (1 - done) / args.decay))
         owed += args.language
-        sorts = ["language"] * int(owed) + ["short" if done < args.short else "other"]
+        sorts = ["language"] * int(owed) + ["short" if done < args.short else "other"] * args.batches
         owed %= 1
         for sort in sorts:
             name, b = next(stream[sort])
