@@ -586,12 +586,58 @@ static void both_case(const char *name)
     ic_free(adapter);
 }
 
+/* An example without slots is plain reading by the base. */
+static void plain_case(const char *name)
+{
+    char *path = golden_path(golden_folder(), name),
+         *weights = golden_path(path, "golden.safetensors"),
+         *adapter = golden_path(path, "icae.safetensors");
+    ic_safetensors golden;
+    ic_json *facts = golden_json(path, "golden.json");
+    MUST(ic_safetensors_open(&golden, weights));
+    golden_case c = {
+        .name = name, .facts = facts, .icae = ic_json_get(facts, "icae"), .golden = &golden};
+    open_case(&c, path, adapter, ICAE_COMPUTE_F32);
+    ic_example ae;
+    assert_true(example_of(&c, "ae", &ae));
+    int n = ae.tokens - 1;
+    double got, want = 0;
+    ic_example e = {.before = ae.context,
+                    .before_count = 1,
+                    .after = ae.context + 1,
+                    .after_count = n,
+                    .weight = 1};
+    MUST(ic_gradients(c.session, c.params, &e, 1, &(ic_gradient_options){0}, &got, NULL, NULL));
+    ic_prompt p;
+    ic_score *scores = ic_alloc((size_t)n, sizeof *scores);
+    assert_non_null(scores);
+    ic_prompt_begin(&p, c.session);
+    MUST(ic_prompt_ids(&p, ae.context, (size_t)n));
+    MUST(ic_prompt_read(c.session, &p, 0, p.rows, NULL, ae.context + 1, n, scores, NULL));
+    for (int i = 0; i < n; i++)
+        want += (double)scores[i].nll;
+    golden_limit(name, "loss of plain reading", fabs(got - want) / want, 1e-5);
+    for (size_t i = 0; i < c.params->count; i++)
+        assert_true(c.params->g[i] == 0); /* the adapter has no part in it */
+    ic_prompt_free(&p);
+    ic_free(scores);
+    example_free(&ae);
+    close_case(&c);
+    ic_safetensors_close(&golden);
+    ic_json_free(facts);
+    ic_free(path);
+    ic_free(weights);
+    ic_free(adapter);
+}
+
 static void test_both(void **state)
 {
     (void)state;
     both_case("llama");
     both_case("llama-lora-all");
     both_case("llama-spread-proportional");
+    plain_case("llama");
+    plain_case("qwen3");
 }
 
 static void test_models(void **state)

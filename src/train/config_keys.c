@@ -88,6 +88,9 @@ const ic_key ic_keys[] = {
     {"lm_weight", REAL, AT(lm_weight), "0.5", "0", 0, 1e6, NULL, DECIDES,
      "share of continuing (LM)"},
     {"ft_weight", REAL, AT(ft_weight), "0", "1", 0, 1e6, NULL, DECIDES, "share of answering (FT)"},
+    {"plain_share", REAL, AT(plain_share), "0.5", NULL, 0, 1, NULL, DECIDES,
+     "lora = both: share of continuing and answering from the text itself, so that the base stays "
+     "what it is"},
     /* the optimiser */
     {"steps", INT, AT(steps), "0", NULL, 0, BIG, NULL, DECIDES,
      "optimiser steps; without steps, tokens and hours: 1000"},

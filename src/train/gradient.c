@@ -146,10 +146,11 @@ static int round_number(int n)
 }
 
 /* One more sequence, of token 0 and without effect, makes rows and tail rows round numbers: products
- * are planned by shape, and no plan would serve twice if every batch had its own number of rows. */
+ * are planned by shape, and no plan would serve twice if every batch had its own number of rows. Where
+ * no example has slots, it is all that the encoder reads. */
 static void lay_padding(work *w, side *d)
 {
-    int tail = round_number(d->tails) - d->tails;
+    int tail = IC_MAX(round_number(d->tails), 1) - d->tails;
     int rows = round_number(d->rows + tail) - d->rows;
     for (int i = 0; i < rows; i++)
         put_id(w, d, 0, i);
@@ -214,9 +215,10 @@ static int check_ids(const work *w, const int32_t *ids, int count, int32_t least
 static int check_example(const work *w, const ic_example *e)
 {
     int rc = ICAE_OK;
-    if (e->tokens < 1 || e->unscored < 0 || e->after_count <= e->unscored)
+    if (e->tokens < 0 || e->unscored < 0 || e->after_count <= e->unscored ||
+        (e->unscored + e->before_count + e->tokens < 1))
         return ic_fail(ICAE_EINVAL,
-                       "an example needs a context and at least one target: it has %d "
+                       "an example needs at least one target, and something before it: it has %d "
                        "tokens and %d targets",
                        e->tokens, e->after_count - e->unscored);
     IC_TRY(check_ids(w, e->context, e->tokens, 0));

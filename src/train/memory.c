@@ -165,8 +165,9 @@ double ic_training_work(const ic_training *t, const ic_item *items, int count)
             slots += ic_segment_slots(
                 t->params->adapter, o->rate,
                 ic_segment_tokens(t->params->adapter, o->rate, (uint64_t)o->tokens, s));
-        encoder += o->tokens + slots;
-        decoder += o->cost - o->tokens + slots;
+        slots = o->plain ? 0 : slots;
+        encoder += o->plain ? 0 : o->tokens + slots;
+        decoder += o->plain ? o->cost : o->cost - o->tokens + slots;
         scored += o->targets;
     }
     double adapted = encoder + (t->params->adapter->both ? decoder : 0);

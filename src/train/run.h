@@ -34,7 +34,7 @@ typedef struct ic_settings {
     char *cache, *lengths, *longer;
     bool strict;
     int64_t min_tokens, max_tokens, continuation, grow;
-    double multi_share, ae_weight, lm_weight, ft_weight;
+    double multi_share, plain_share, ae_weight, lm_weight, ft_weight;
     int64_t steps, tokens, batch, accumulate, batch_tokens, warmup;
     double hours, lr, min_lr, clip, decay, beta1, beta2, eps;
     char *schedule, *recompute;
@@ -190,6 +190,7 @@ typedef struct ic_item {
     uint64_t document, first; /* first token of the context in the corpus */
     int tokens;               /* of the context, bos included */
     int continuation, prompt, answer;
+    bool plain;        /* the context is read as it is, without slots */
     int targets, cost; /* tokens with loss; tokens read by encoder and decoder */
 } ic_item;
 
@@ -207,8 +208,8 @@ typedef struct ic_sampler {
     const icae_model *model;
     const icae_adapter *adapter;
     uint64_t seed;
-    ic_pool pool[2];    /* text, triples */
-    ic_ids left, right; /* of the chat template */
+    ic_pool pool[2];         /* text, triples */
+    ic_ids left, gap, right; /* of the chat template; gap: between a text itself and its prompt */
     int32_t eos;
     int max_tokens, min_tokens, continuation;
     int max_cost;                /* of any sample */

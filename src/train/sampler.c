@@ -14,7 +14,7 @@
 enum { TEXT, TRIPLES };
 
 /* Draws by purpose, each from its own stream. */
-enum { DRAW_OBJECTIVE, DRAW_RATE, DRAW_MULTI, DRAW_LENGTH, DRAW_PLACE, DRAW_START };
+enum { DRAW_OBJECTIVE, DRAW_RATE, DRAW_MULTI, DRAW_LENGTH, DRAW_PLACE, DRAW_START, DRAW_PLAIN };
 
 enum {
     UNSCORED = 8,        /* first tokens of a continuation, free of loss */
@@ -258,10 +258,20 @@ static int draw_length(const ic_sampler *s, uint64_t index, float rate, double r
     return IC_MIN(high, low + (int)floor(u * (high - low + 1)));
 }
 
+/* Whether a text itself has an id before its first, which can then be learnt too. */
+static bool begins(const ic_sampler *s)
+{
+    return s->model->config.bos >= 0;
+}
+
 static void finish(const ic_sampler *s, ic_item *o)
 {
     int after = o->tokens + 2, before = 0;
-    if (o->objective == IC_OBJECTIVE_AE) {
+    if (o->plain && o->objective == IC_OBJECTIVE_LM) {
+        before = begins(s);
+        after = o->continuation;
+        o->targets = o->tokens - s->adapter->bos + o->continuation - !before;
+    } else if (o->objective == IC_OBJECTIVE_AE) {
         o->targets = o->tokens + 1;
     } else if (o->objective == IC_OBJECTIVE_LM) {
         after = o->continuation + s->adapter->lm_token;
@@ -269,6 +279,7 @@ static void finish(const ic_sampler *s, ic_item *o)
     } else {
         before = (int)s->left.count;
         after = 1 + o->prompt + (int)s->right.count + o->answer + 1;
+        after += o->plain ? (int)s->gap.count : 0;
         o->targets = o->answer + 1;
     }
     o->cost = o->tokens + before + after;
@@ -373,6 +384,8 @@ void ic_sampler_draw(const ic_sampler *s, ic_item *out, uint64_t index, ic_objec
         draw_triple(s, out, index);
     else
         draw_text(s, out, index, reach);
+    if (objective == IC_OBJECTIVES && s->adapter->both && out->objective != IC_OBJECTIVE_AE)
+        out->plain = draw(s, DRAW_PLAIN, index) < s->s->plain_share;
     finish(s, out);
 }
 
@@ -399,10 +412,42 @@ static void put_ids(int32_t **at, const ic_ids *ids)
     *at += ids->count;
 }
 
+/* The context stands in `before` or, as it is learnt too, in `after`. */
+static int fill_plain(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_example *out)
+{
+    int rc = ICAE_OK, text = o->tokens - s->adapter->bos;
+    bool lm = o->objective == IC_OBJECTIVE_LM;
+    int32_t *at = ids;
+    *out = (ic_example){.context = ids, .before = ids, .rate = o->rate, .objective = o->objective};
+    if (lm && begins(s)) {
+        *at++ = s->model->config.bos;
+    } else if (!lm) {
+        put_ids(&at, &s->left);
+        IC_TRY(put_part(s, o, &at, o->first, text));
+        put_ids(&at, &s->gap);
+        IC_TRY(put_part(s, o, &at, ic_corpus_start(o->corpus, o->document, 1), o->prompt));
+        put_ids(&at, &s->right);
+    }
+    out->before_count = (int)(at - ids);
+    out->after = at;
+    out->unscored = !out->before_count;
+    if (lm) {
+        IC_TRY(put_part(s, o, &at, o->first, text + o->continuation));
+    } else {
+        IC_TRY(put_part(s, o, &at, ic_corpus_start(o->corpus, o->document, 2), o->answer));
+        *at++ = s->eos;
+    }
+    out->after_count = (int)(at - out->after);
+done:
+    return rc;
+}
+
 int ic_sampler_fill(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_example *out)
 {
     int rc = ICAE_OK, bos = s->adapter->bos, text = o->tokens - bos;
     int32_t *at = ids;
+    if (o->plain)
+        return fill_plain(s, o, ids, out);
     *out = (ic_example){
         .context = ids, .tokens = o->tokens, .rate = o->rate, .objective = o->objective};
     if (bos)
@@ -461,6 +506,7 @@ static int count_all(ic_sampler *s, bool triples)
                 bool use = triples && use_triple(s, &o, &cut);
                 if (use) {
                     o.objective = IC_OBJECTIVE_FT;
+                    o.plain = s->adapter->both;
                     finish(s, &o);
                     s->max_cost = IC_MAX(s->max_cost, o.cost);
                 }
@@ -515,6 +561,7 @@ int ic_sampler_new(ic_sampler **out, const ic_settings *settings, const icae_mod
     IC_TRY(set_shares(s, data));
     IC_TRY(set_bounds(s, notice, user));
     IC_TRY(ic_chat_left(&s->left, model->chat, model->tokenizer, c->bos, true));
+    IC_TRY(ic_tokenizer_encode(&s->gap, model->tokenizer, "\n\n", 2, false));
     IC_TRY(ic_chat_right(&s->right, model->chat, model->tokenizer));
     bool pieces = strcmp(settings->longer, "split") == 0;
     IC_TRY(pool_fill(&s->pool[TEXT], data, TEXT, pieces ? mean_tokens(s) : 0));
@@ -534,6 +581,7 @@ void ic_sampler_free(ic_sampler *s)
     pool_free(&s->pool[TEXT]);
     pool_free(&s->pool[TRIPLES]);
     ic_ids_free(&s->left);
+    ic_ids_free(&s->gap);
     ic_ids_free(&s->right);
     ic_free(s);
 }

@@ -51,7 +51,7 @@ void ic_params_free(ic_params *params);
 
 typedef enum { IC_OBJECTIVE_AE, IC_OBJECTIVE_LM, IC_OBJECTIVE_FT, IC_OBJECTIVES } ic_objective;
 
-/* One decoder sequence: before, the slots of context, after. The first `unscored` ids of `after` are
+/* One decoder sequence: before, the slots of context (none if tokens is 0), after. The first `unscored` ids of `after` are
  * given, every later one is a target. Special tokens are IC_AE, IC_LM, IC_FT. Positions follow from
  * the adapter (an `after` that starts with IC_AE restores). Borrowed arrays. */
 typedef struct ic_example {
