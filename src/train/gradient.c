@@ -2,9 +2,9 @@
  * gradient.c - losses and gradients of packed examples.
  *
  * All segments of all examples go through base + LoRA as one batch; their slots, with what stands
- * before and after them, go through the base (+ LoRA, if the adapter is of both) as a second one; the head sees only rows with loss, some
- * at a time. Then the same backwards (model/tape.h). Owns the layout of the two batches; knows nothing
- * of optimisers or data.
+ * before and after them, go through the base (+ LoRA, if the adapter is of both) as a second one; the
+ * head sees only rows with loss, some at a time. Then the same backwards (model/tape.h). Owns the layout
+ * of the two batches; knows nothing of optimisers or data.
  */
 #include "model/tape.h"
 #include "train/train.h"

@@ -51,9 +51,9 @@ void ic_params_free(ic_params *params);
 
 typedef enum { IC_OBJECTIVE_AE, IC_OBJECTIVE_LM, IC_OBJECTIVE_FT, IC_OBJECTIVES } ic_objective;
 
-/* One decoder sequence: before, the slots of context (none if tokens is 0), after. The first `unscored` ids of `after` are
- * given, every later one is a target. Special tokens are IC_AE, IC_LM, IC_FT. Positions follow from
- * the adapter (an `after` that starts with IC_AE restores). Borrowed arrays. */
+/* One decoder sequence: before, the slots of context (none if tokens is 0), after. The first `unscored`
+ * ids of `after` are given, every later one is a target. Special tokens are IC_AE, IC_LM, IC_FT.
+ * Positions follow from the adapter (an `after` that starts with IC_AE restores). Borrowed arrays. */
 typedef struct ic_example {
     const int32_t *context, *before, *after;
     int tokens, before_count, after_count, unscored;
@@ -72,8 +72,8 @@ typedef struct ic_gradient_options {
 
 /* Adds to params->g the gradient of sum over examples and targets of weight * nll; all examples run as
  * one packed batch: all their segments through base + LoRA, then all decoder sequences through the
- * base (+ LoRA, if the adapter is of both). nll_sum[i]: plain sum of example i's losses; right[i] (may be NULL): targets that are argmax;
- * prefix[i] (may be NULL): right targets from the first on. */
+ * base (+ LoRA, if the adapter is of both). nll_sum[i]: plain sum of example i's losses; right[i] (may
+ * be NULL): targets that are argmax; prefix[i] (may be NULL): right targets from the first on. */
 int ic_gradients(icae_session *s, ic_params *params, const ic_example *examples, int count,
                  const ic_gradient_options *options, double *nll_sum, int *right, int *prefix);
 /* Scratch bytes that it would take. */
