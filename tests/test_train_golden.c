@@ -10,7 +10,8 @@
 /* One case at work. */
 typedef struct golden_case {
     const char *name;
-    const ic_json *facts, *icae;
+    ic_json *facts;
+    const ic_json *icae;
     const ic_safetensors *golden;
     icae_model *model;
     icae_adapter *adapter;
@@ -25,6 +26,24 @@ enum { OBJECTIVES = 4 };
 static double number(const ic_json *o, const char *key)
 {
     return ic_json_number(ic_json_get(o, key), NAN);
+}
+
+/* What a golden folder holds beside the model. */
+static void open_files(golden_case *c, const char *path, ic_safetensors *golden)
+{
+    char *weights = golden_path(path, "golden.safetensors");
+    MUST(ic_safetensors_open(golden, weights));
+    c->name = strrchr(path, '/') + 1;
+    c->facts = golden_json(path, "golden.json");
+    c->icae = ic_json_get(c->facts, "icae");
+    c->golden = golden;
+    ic_free(weights);
+}
+
+static void close_files(golden_case *c, ic_safetensors *golden)
+{
+    ic_safetensors_close(golden);
+    ic_json_free(c->facts);
 }
 
 static void open_case(golden_case *c, const char *model, const char *adapter, icae_compute compute)
@@ -360,17 +379,12 @@ static void check_bf16(golden_case *c, const char *path, const char *adapter)
 
 static void model_case(const char *path)
 {
-    char *weights = golden_path(path, "golden.safetensors"),
-         *adapter = golden_path(path, "icae.safetensors");
+    char *adapter = golden_path(path, "icae.safetensors");
     char *config = golden_path(path, "config.json");
     if (ic_path_exists(config)) {
         ic_safetensors golden;
-        ic_json *facts = golden_json(path, "golden.json");
-        MUST(ic_safetensors_open(&golden, weights));
-        golden_case c = {.name = strrchr(path, '/') + 1,
-                         .facts = facts,
-                         .icae = ic_json_get(facts, "icae"),
-                         .golden = &golden};
+        golden_case c = {0};
+        open_files(&c, path, &golden);
         double worst = 0;
         print_message("%s\n", c.name);
         open_case(&c, path, adapter, ICAE_COMPUTE_F32);
@@ -383,11 +397,9 @@ static void model_case(const char *path)
         check_training(&c, "train");
         check_training(&c, "train_mean");
         close_case(&c);
-        ic_safetensors_close(&golden);
-        ic_json_free(facts);
+        close_files(&c, &golden);
     }
     ic_free(config);
-    ic_free(weights);
     ic_free(adapter);
 }
 
@@ -433,26 +445,19 @@ static void gguf_kind(golden_case *c, const char *path, const ic_json *kind)
 
 static void gguf_case(const char *path)
 {
-    char *config = golden_path(path, "config.json"),
-         *weights = golden_path(path, "golden.safetensors");
+    char *config = golden_path(path, "config.json");
     if (!ic_path_exists(config)) {
         ic_safetensors golden;
-        ic_json *facts = golden_json(path, "golden.json");
-        MUST(ic_safetensors_open(&golden, weights));
-        golden_case c = {.name = strrchr(path, '/') + 1,
-                         .facts = facts,
-                         .icae = ic_json_get(facts, "icae"),
-                         .golden = &golden};
-        for (const ic_json *k = ic_json_first(facts); k; k = ic_json_next(k))
+        golden_case c = {0};
+        open_files(&c, path, &golden);
+        for (const ic_json *k = ic_json_first(c.facts); k; k = ic_json_next(k))
             if (ic_json_string(ic_json_get(k, "file"))) {
                 print_message("%s %s\n", c.name, ic_json_key(k));
                 gguf_kind(&c, path, k);
             }
-        ic_safetensors_close(&golden);
-        ic_json_free(facts);
+        close_files(&c, &golden);
     }
     ic_free(config);
-    ic_free(weights);
 }
 
 /* ---- LoRA in both passes ---------------------------------------------------------------------- */
@@ -526,14 +531,11 @@ static double loss_beside(golden_case *c, const ic_example *e, const float *p,
  * its gradient is the slope of that loss. */
 static void both_case(const char *name)
 {
-    char *path = golden_path(golden_folder(), name),
-         *weights = golden_path(path, "golden.safetensors"),
-         *adapter = golden_path(path, "icae.safetensors");
+    char *path = golden_path(golden_folder(), name);
+    char *adapter = golden_path(path, "icae.safetensors");
     ic_safetensors golden;
-    ic_json *facts = golden_json(path, "golden.json");
-    MUST(ic_safetensors_open(&golden, weights));
-    golden_case c = {
-        .name = name, .facts = facts, .icae = ic_json_get(facts, "icae"), .golden = &golden};
+    golden_case c = {0};
+    open_files(&c, path, &golden);
     open_case(&c, path, adapter, ICAE_COMPUTE_F32);
     char *folder = merged(&c, path), *config = golden_path(folder, "config.json"),
          *model = golden_path(folder, "model.safetensors");
@@ -573,8 +575,7 @@ static void both_case(const char *name)
     }
     close_case(&m);
     close_case(&c);
-    ic_safetensors_close(&golden);
-    ic_json_free(facts);
+    close_files(&c, &golden);
     remove(config);
     remove(model);
     remove(folder);
@@ -582,21 +583,17 @@ static void both_case(const char *name)
     ic_free(model);
     ic_free(folder);
     ic_free(path);
-    ic_free(weights);
     ic_free(adapter);
 }
 
 /* An example without slots is plain reading by the base. */
 static void plain_case(const char *name)
 {
-    char *path = golden_path(golden_folder(), name),
-         *weights = golden_path(path, "golden.safetensors"),
-         *adapter = golden_path(path, "icae.safetensors");
+    char *path = golden_path(golden_folder(), name);
+    char *adapter = golden_path(path, "icae.safetensors");
     ic_safetensors golden;
-    ic_json *facts = golden_json(path, "golden.json");
-    MUST(ic_safetensors_open(&golden, weights));
-    golden_case c = {
-        .name = name, .facts = facts, .icae = ic_json_get(facts, "icae"), .golden = &golden};
+    golden_case c = {0};
+    open_files(&c, path, &golden);
     open_case(&c, path, adapter, ICAE_COMPUTE_F32);
     ic_example ae;
     assert_true(example_of(&c, "ae", &ae));
@@ -623,10 +620,8 @@ static void plain_case(const char *name)
     ic_free(scores);
     example_free(&ae);
     close_case(&c);
-    ic_safetensors_close(&golden);
-    ic_json_free(facts);
+    close_files(&c, &golden);
     ic_free(path);
-    ic_free(weights);
     ic_free(adapter);
 }
 

@@ -216,7 +216,7 @@ static int check_example(const work *w, const ic_example *e)
 {
     int rc = ICAE_OK;
     if (e->tokens < 0 || e->unscored < 0 || e->after_count <= e->unscored ||
-        (e->unscored + e->before_count + e->tokens < 1))
+        e->unscored + e->before_count + e->tokens < 1)
         return ic_fail(ICAE_EINVAL,
                        "an example needs at least one target, and something before it: it has %d "
                        "tokens and %d targets",

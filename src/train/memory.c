@@ -161,14 +161,17 @@ double ic_training_work(const ic_training *t, const ic_item *items, int count)
     for (int i = 0; i < count; i++) {
         const ic_item *o = &items[i];
         int slots = 0, n = ic_segment_count(t->params->adapter, o->rate, (uint64_t)o->tokens);
+        scored += o->targets;
+        if (o->plain) {
+            decoder += o->cost;
+            continue;
+        }
         for (int s = 0; s < n; s++)
             slots += ic_segment_slots(
                 t->params->adapter, o->rate,
                 ic_segment_tokens(t->params->adapter, o->rate, (uint64_t)o->tokens, s));
-        slots = o->plain ? 0 : slots;
-        encoder += o->plain ? 0 : o->tokens + slots;
-        decoder += o->plain ? o->cost : o->cost - o->tokens + slots;
-        scored += o->targets;
+        encoder += o->tokens + slots;
+        decoder += o->cost - o->tokens + slots;
     }
     double adapted = encoder + (t->params->adapter->both ? decoder : 0);
     return 4 * linear * (encoder + decoder) + 6 * lora * adapted +

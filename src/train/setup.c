@@ -176,12 +176,12 @@ static int continue_adapter(ic_training *t, bool bf16)
     IC_TRY(ic_params_from_adapter(&t->params, t->start, bf16));
     IC_TRY(check_start(t));
     icae_adapter *a = t->params->adapter;
-    a->both = strcmp(s->lora, "both") == 0;
+    ic_adapter_shape w = wanted_shape(s);
+    a->both = w.both;
     a->lm_token |= s->lm_token;
     if (ic_settings_is_set(c, "bos"))
         a->bos = s->bos;
     if (s->rates.count) {
-        ic_adapter_shape w = wanted_shape(s);
         a->rates_count = w.rates_count;
         memcpy(a->rates, w.rates, sizeof a->rates);
         a->rate = w.rate;
