@@ -39,6 +39,7 @@ static void slots_json(const char *path, const icae_slots *slots)
     cli_json_count("text_bytes", i.text_size);
     cli_json_text("text_sha256", i.text_sha256);
     cli_json_count("span", i.span);
+    cli_json_count("refined", (uint64_t)i.refined);
     cli_json_text("base", i.base);
     cli_json_text("adapter", i.adapter);
     cli_json_flag("exact", i.exact);
@@ -69,6 +70,8 @@ static void slots_text(const char *path, const icae_slots *slots)
     printf("  text      %s tokens, %s bytes, SHA-256 %.16s...\n", cli_bytes(a, i.tokens),
            cli_bytes(b, i.text_size), i.text_sha256);
     printf("  made by   base %.16s..., adapter %.16s...\n", i.base, i.adapter);
+    if (i.refined)
+        printf("  refined   in up to %d steps\n", i.refined);
     fputs("  fidelity  ", stdout);
     if (i.fidelity.measured)
         cli_print_fidelity(stdout, &i.fidelity);

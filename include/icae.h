@@ -173,6 +173,8 @@ typedef struct icae_compress_options {
     bool check; /* measure fidelity: one decoder pass over the text given its slots */
     bool exact; /* store corrections so that icae_restore returns the very bytes (implies check) */
     bool int8;  /* keep slots as int8 with a scale a row (check then measures these) */
+    int refine; /* steps of gradient descent that improve each span's slots against the decoder, at most:
+                   each takes about three times a check; fewer once nothing is doubtful. 0: none */
     uint32_t
         span; /* tokens restored at a time: a longer text is checked and restored in spans of whole
                       segments, each from its own slots; 0: the adapter's, or what the model can hold */
@@ -217,8 +219,10 @@ typedef struct icae_slots_info {
     bool exact;             /* has corrections */
     uint64_t corrections, correction_bytes;
     /* What int8 costs; of slots that icae_compress has just made, files do not keep it. */
-    double int8_error;         /* root mean square error over that of the slots */
-    icae_fidelity before_int8; /* with the slots in bf16, if fidelity was measured */
+    double int8_error;             /* root mean square error over that of the slots */
+    icae_fidelity before_int8;     /* with the slots in bf16, if fidelity was measured */
+    int refined;                   /* steps that refining might take; 0: not refined */
+    icae_fidelity before_refining; /* of slots that icae_compress has just refined */
 } icae_slots_info;
 
 ICAE_API icae_slots_info icae_slots_describe(const icae_slots *slots);
@@ -407,7 +411,8 @@ typedef struct icae_eval_options {
     size_t text_count;
     uint64_t samples; /* of each measurement; 0: the suite's */
     uint64_t seed;    /* chooses the samples */
-    bool resume;      /* keep what an interrupted run with the same settings has measured */
+    int refine;  /* steps of refining slots (icae_compress_options); 0: the suite's, else none */
+    bool resume; /* keep what an interrupted run with the same settings has measured */
     const char
         *judge; /* base URL of an OpenAI-compatible server, such as http://localhost:8000/v1; NULL:
                            nobody judges. The key is read from $ICAE_JUDGE_KEY */

@@ -138,6 +138,16 @@ prints "int8" "int8      changes the slots by 0."
 prints "int8 says what it costs" "% -> "
 ok "int8 is smaller" test "$(stat -c %s i8.icae)" -lt "$(stat -c %s c.icae)"
 t "restore int8" 0 restore i8.icae
+printf 'e3b0c44298fc1c149afb, 北京 Straße; [7,0.25] ΑΒΓ qwfpgjluy arstdhneio zxcvbkm ZXCVBKM = 0x7fffe1c0 ~/.profile' >hard.txt
+t "compress --refine" 0 compress hard.txt --refine 6 --check
+prints "refining says what was before" "before    "
+t "info of refined slots" 0 info hard.txt.icae
+prints "that they are" "refined   in up to 6 steps"
+t "compress --refine --json" 0 compress hard.txt --refine 6 --check --json
+cp out refined.json
+ok "refining made it better" python3 -c 'import json; r = json.load(open("refined.json")); assert r["fidelity"]["loss"] < r["fidelity_before_refining"]["loss"]'
+t "too much refining" 1 compress hard.txt --refine 20000
+one_line "too much refining"
 t "ask" 0 ask c.icae "Who is it about?" -n 8
 t "ask about text" 0 ask a.txt "Who is it about?" -n 8
 t "ask about both" 0 ask c.icae a.txt c.icae "Who is it about?" -n 8

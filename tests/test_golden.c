@@ -217,6 +217,70 @@ static void check_objective(golden_case *c, const char *objective)
     ic_free(nll);
 }
 
+/* ---- refining --------------------------------------------------------------------------------- */
+
+static double restoring_loss(golden_case *c, const icae_slots *s, const int32_t *ids)
+{
+    double sum = 0;
+    ic_score *scores = ic_alloc((size_t)s->tokens, sizeof *scores);
+    assert_non_null(scores);
+    MUST(ic_slots_score(scores, c->session, s, ids));
+    for (uint64_t i = 0; i < s->tokens; i++)
+        sum += (double)scores[i].nll;
+    ic_free(scores);
+    return sum / (double)s->tokens;
+}
+
+/* The first step goes against the slope of the loss in every coordinate (Adam's first has one length in
+ * all); the last leaves slots that are better; and what they lose is what was said of them. */
+static void check_refining(golden_case *c)
+{
+    size_t n;
+    int wrong = 0, tried = 0, rc;
+    ic_refinement *f;
+    const int32_t *ids = golden_ids(c->golden, "compress.input_ids", &n);
+    icae_slots *s = encode(c, ids, n);
+    s->span = n;
+    float *x = s->values, *old = ic_alloc((size_t)s->count, (size_t)s->width * sizeof *old);
+    size_t values = (size_t)s->count * (size_t)s->width;
+    assert_non_null(old);
+    memcpy(old, x, values * sizeof *old);
+    double before = restoring_loss(c, s, ids);
+    MUST(ic_refinement_new(&f, c->session, s, ids, 6));
+    assert_int_equal(ic_refinement_step(f), 1);
+    golden_limit(c->name, "loss before refining", fabs(s->before_refining.loss - before), 1e-5);
+    float *new = ic_alloc(values, sizeof *new);
+    assert_non_null(new);
+    memcpy(new, x, values * sizeof *new);
+    for (size_t i = 0; i < values; i += values / 24 + 1) {
+        double side[2];
+        for (int k = 0; k < 2; k++) {
+            memcpy(x, old, values * sizeof *x);
+            x[i] += k ? 0.02f : -0.02f;
+            side[k] = restoring_loss(c, s, ids);
+        }
+        if (fabs(side[1] - side[0]) < 2e-5)
+            continue; /* no more than rounding */
+        tried++;
+        wrong += (side[1] > side[0]) == (new[i] > old[i]);
+    }
+    assert_true(tried > 3);
+    assert_int_equal(wrong, 0);
+    memcpy(x, new, values * sizeof *x);
+    while ((rc = ic_refinement_step(f)) > 0)
+        continue;
+    assert_int_equal(rc, ICAE_OK);
+    double after = restoring_loss(c, s, ids);
+    if (after >= before) {
+        print_error("%s: refining: loss %g before, %g after\n", c->name, before, after);
+        fail();
+    }
+    ic_refinement_free(f);
+    ic_free(old);
+    ic_free(new);
+    icae_slots_free(s);
+}
+
 /* ---- generation ------------------------------------------------------------------------------- */
 
 static int collect(void *user, int32_t id)
@@ -387,6 +451,7 @@ static void model_case(const char *path)
         check_generation(&c, "restore");
         check_generation(&c, "ask");
         check_text(&c);
+        check_refining(&c);
         close_case(&c);
         open_case(&c, path, adapter, ICAE_COMPUTE_BF16);
         check_plain(&c, false);

@@ -239,6 +239,81 @@ static void test_steps(void **state)
     close_whole(&w);
 }
 
+/* ---- refining --------------------------------------------------------------------------------- */
+
+static double loss_of(const icae_slots *s)
+{
+    icae_fidelity f = icae_slots_describe(s).fidelity;
+    assert_true(f.measured);
+    return f.loss;
+}
+
+/* Refined slots restore better, at once as in steps, in one span or several, exactly, as int8; say so
+ * in their file; and do not take more memory than they may. */
+static void test_refining(void **state)
+{
+    (void)state;
+    whole w = open_whole(NULL, ICAE_COMPUTE_F32, 2, 0);
+    const char *odd =
+        "e3b0c44298fc1c149afb, 北京 Straße; {\"k\":[7,0.25]} ΑΒΓ qwfpgjluy arstdhneio "
+        "zxcvbkm ZXCVBKM = 0x7fffe1c0 ~/.profile";
+    size_t n = strlen(odd);
+    icae_slots *plain = compress(&w, odd, n, &(icae_compress_options){.check = true});
+    icae_slots *s = compress(&w, odd, n, &(icae_compress_options){.check = true, .refine = 30});
+    icae_slots_info i = icae_slots_describe(s);
+    assert_true(loss_of(plain) > 0.1 && loss_of(s) < loss_of(plain) / 2);
+    assert_true(i.fidelity.accuracy > icae_slots_describe(plain).fidelity.accuracy);
+    assert_true(i.refined == 30 && i.before_refining.measured &&
+                icae_slots_describe(plain).refined == 0);
+    assert_float_equal((float)i.before_refining.loss, (float)loss_of(plain), 1e-4f);
+
+    char *bytes;
+    size_t size;
+    icae_slots *read;
+    MUST(icae_slots_write(&bytes, &size, s));
+    MUST(icae_slots_read(&read, bytes, size, "refined"));
+    assert_int_equal(icae_slots_describe(read).refined, 30);
+    icae_free(bytes);
+    icae_slots_free(read);
+    icae_slots_free(s);
+
+    s = compress(&w, odd, n,
+                 &(icae_compress_options){.check = true, .refine = 30, .span = 30, .int8 = true});
+    assert_true(loss_of(s) < loss_of(plain));
+    icae_slots_free(s);
+    s = compress(&w, odd, n, &(icae_compress_options){.exact = true, .refine = 30});
+    ic_buffer out = {0};
+    MUST(icae_restore(w.session, s, NULL, gather, &out));
+    assert_true(out.size == n && memcmp(out.data, odd, n) == 0);
+    assert_true(s->correction_count < plain->doubtful_count);
+    ic_buffer_free(&out);
+    icae_slots_free(s);
+    icae_slots_free(plain);
+
+    icae_compress_options o = {.check = true, .refine = 4, .span = 30};
+    ic_compression *c;
+    uint64_t done = 0, total, last[3] = {0};
+    int rc;
+    MUST(ic_compression_new(&c, w.session, odd, n, &o));
+    while ((rc = ic_compression_step(c, 16)) > 0) {
+        int stage = ic_compression_stage(c, &done, &total);
+        assert_true(stage >= 0 && stage < 3 && done >= last[stage] && done <= total);
+        last[stage] = done;
+    }
+    MUST(rc);
+    assert_true(last[1] > 0);
+    ic_compression_free(c);
+    assert_int_equal(icae_compress(&s, w.session, odd, n, &(icae_compress_options){.refine = -1}),
+                     ICAE_EINVAL);
+    close_whole(&w);
+
+    w = open_whole(NULL, ICAE_COMPUTE_F32, 1, 3 << 20);
+    assert_int_equal(
+        icae_compress(&s, w.session, text, strlen(text), &(icae_compress_options){.refine = 1}),
+        ICAE_ENOMEM);
+    close_whole(&w);
+}
+
 /* ---- exactness -------------------------------------------------------------------------------- */
 
 static void check_exact(whole *w, const char *s, size_t n)
@@ -378,7 +453,8 @@ static int whole_job(void)
     IC_TRY(icae_model_open(&model, DEMO, NULL));
     IC_TRY(icae_adapter_open(&adapter, NULL, model, NULL));
     IC_TRY(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
-    IC_TRY(icae_compress(&slots, session, text, 30, &(icae_compress_options){.exact = true}));
+    IC_TRY(icae_compress(&slots, session, text, 30,
+                         &(icae_compress_options){.exact = true, .refine = 1}));
     IC_TRY(icae_restore(session, slots, NULL, gather, &out));
     IC_TRY(icae_ask(session, &(icae_part){.slots = slots}, 1, "Who?", &few, gather, &out));
 done:
@@ -418,11 +494,12 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_main_job), cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_sampling), cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_steps),    cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_inexact),  cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_main_job),  cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_sampling),  cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_steps),     cmocka_unit_test(test_refining),
+        cmocka_unit_test(test_exact),     cmocka_unit_test(test_inexact),
+        cmocka_unit_test(test_spans),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

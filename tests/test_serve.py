@@ -149,6 +149,19 @@ def test_exact(s: Server) -> None:
     assert "".join(d["text"] for n, d in events if n == "text") == text and events[-1][1]["exact"] is True
 
 
+def test_refine(s: Server) -> None:
+    """Refined slots hold a strange text better; they are other slots than those of the same text as it comes."""
+    text = "e3b0c44298fc1c149afb, \u5317\u4eac Stra\u00dfe; [7,0.25] qwfpgjluy arstdhneio zxcvbkm ZXCVBKM = 0x7fffe1c0 ~/.profile"
+    plain, refined = (s.post("/v1/contexts", {"text": text, "refine": n}).good() for n in (0, 6))
+    assert refined["id"] != plain["id"] and refined["fidelity"]["loss"] < plain["fidelity"]["loss"]
+    assert s.get(f"/v1/contexts/{plain['id']}/slots").body != s.get(f"/v1/contexts/{refined['id']}/slots").body
+    again = s.post("/v1/contexts?refine=6", text, Content_Type="text/plain", Accept="text/event-stream").events()
+    assert {d["stage"] for n, d in again if n == "progress"} >= {"compress", "refine", "check"}
+    assert again[-1][1]["id"] == refined["id"]
+    s.post("/v1/contexts", {"text": text, "refine": 101}).bad(400, param="refine")
+    s.post("/v1/contexts?refine=-1", text, Content_Type="text/plain").bad(400, param="refine")
+
+
 def test_append(s: Server) -> None:
     """New segments behind the old slots, which stay bit for bit; at the same time by two, both are there."""
     c = s.post("/v1/contexts", {"text": TEXT}).good()

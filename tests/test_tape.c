@@ -68,10 +68,10 @@ static ic_mat go(ic_run *r, const subject *s, ic_mat x)
                  : ic_transformer(r, s->model, s->lora, s->batch, in).m;
 }
 
-static void pass(ic_run *r, const subject *s, ic_arena *keep, double *loss, float *dx)
+static void pass(ic_run *r, const subject *s, ic_tape *tape, double *loss, float *dx)
 {
     size_t n = (size_t)s->rows * (size_t)s->cols;
-    ic_tape_begin(r->tape, keep);
+    ic_tape_begin(r, tape);
     ic_mat x = ic_new(r, s->x.rows, s->x.cols, IC_F32).m;
     r->be->rows(r->be, x, NULL, s->x, NULL, x.rows, 1, false);
     ic_mat y = go(r, s, x);
@@ -97,14 +97,15 @@ static double evaluate(subject *s, float *dx)
     assert_int_equal(ic_tape_new(&tape, s->recompute, 8), 0);
     ic_arena_measure(&measure);
     ic_arena_measure(&measured_keep);
-    ic_run r = {.be = counting, .arena = &measure, .tape = tape, .act = IC_F32};
-    pass(&r, s, &measured_keep, &loss, dx);
+    ic_run r = {.be = counting, .arena = &measure, .keep = &measured_keep, .act = IC_F32};
+    pass(&r, s, tape, &loss, dx);
     s->kept = measured_keep.peak;
     assert_int_equal(ic_arena_reserve(&arena, measure.peak), 0);
     assert_int_equal(ic_arena_reserve(&keep, measured_keep.peak + 64), 0);
     r.be = be;
     r.arena = &arena;
-    pass(&r, s, &keep, &loss, dx);
+    r.keep = &keep;
+    pass(&r, s, tape, &loss, dx);
     assert_int_equal(arena.peak, measure.peak);
     assert_int_equal(keep.peak, measured_keep.peak);
     ic_arena_free(&arena);

@@ -141,6 +141,9 @@ static int check(float *rate, const icae_session *s, uint64_t tokens,
                  const icae_compress_options *o)
 {
     int rc = ICAE_OK;
+    if (o->refine < 0 || o->refine > IC_MOST_REFINING)
+        return ic_fail(ICAE_EINVAL, "%d steps of refining: expected 0 to %d", o->refine,
+                       IC_MOST_REFINING);
     if (!s->adapter)
         return ic_fail(ICAE_EINVAL, "compressing needs an adapter");
     if (!tokens)
@@ -157,10 +160,22 @@ int ic_compress_ids(icae_slots **out, icae_session *s, const ic_ids *ids,
     int rc = ICAE_OK;
     float rate, *values = NULL;
     uint64_t count;
+    icae_slots *slots = NULL;
+    ic_refinement *refinement = NULL;
     IC_TRY(check(&rate, s, ids->count, o));
     IC_TRY(ic_encode(&values, &count, s, ids->ids, ids->count, rate));
-    IC_TRY(make_slots(out, s, values, count, ids->count, rate, o));
+    IC_TRY(make_slots(&slots, s, values, count, ids->count, rate, o));
+    if (o->refine) {
+        IC_TRY(ic_refinement_new(&refinement, s, slots, ids->ids, o->refine));
+        do
+            IC_TRY(ic_refinement_step(refinement));
+        while (rc > 0);
+    }
+    *out = slots;
+    slots = NULL;
 done:
+    ic_refinement_free(refinement);
+    icae_slots_free(slots);
     ic_free(values);
     return rc;
 }
@@ -176,6 +191,7 @@ struct ic_compression {
     ic_ids ids;
     ic_encoding *encoding; /* NULL once all segments are encoded */
     icae_slots *slots;
+    ic_refinement *refinement; /* NULL before and after */
     ic_scoring scoring;
     ic_score *scores; /* [ids.count] while it is checked */
     bool done;
@@ -213,17 +229,10 @@ static void begin_checking(ic_compression *c)
         .session = c->session, .slots = c->slots, .ids = c->ids.ids, .scores = c->scores};
 }
 
-/* All segments are encoded. 1: they are to be checked. */
-static int end_encoding(ic_compression *c)
+/* The slots are made. 1: they are to be checked. */
+static int end_making(ic_compression *c)
 {
     int rc = ICAE_OK;
-    const ic_encoded *made = ic_encoding_made(c->encoding);
-    IC_TRY(make_slots(&c->slots, c->session, made->values, made->slots, made->tokens, c->rate,
-                      &c->options));
-    c->slots->text_size = c->size;
-    IC_TRY(ic_hash_of(c->slots->text_sha256, c->text, c->size));
-    ic_encoding_free(c->encoding);
-    c->encoding = NULL;
     if (!c->options.check && !c->options.exact) {
         if (c->options.int8)
             IC_TRY(ic_slots_to_int8(c->slots));
@@ -236,6 +245,39 @@ static int end_encoding(ic_compression *c)
     return 1;
 done:
     return rc;
+}
+
+/* All segments are encoded. 1: there is more to do. */
+static int end_encoding(ic_compression *c)
+{
+    int rc = ICAE_OK;
+    const ic_encoded *made = ic_encoding_made(c->encoding);
+    IC_TRY(make_slots(&c->slots, c->session, made->values, made->slots, made->tokens, c->rate,
+                      &c->options));
+    c->slots->text_size = c->size;
+    IC_TRY(ic_hash_of(c->slots->text_sha256, c->text, c->size));
+    ic_encoding_free(c->encoding);
+    c->encoding = NULL;
+    if (!c->options.refine)
+        return end_making(c);
+    IC_TRY(ic_refinement_new(&c->refinement, c->session, c->slots, c->ids.ids, c->options.refine));
+    return 1;
+done:
+    return rc;
+}
+
+static int refine_some(ic_compression *c)
+{
+    icae_session *s = c->session;
+    int rc = ic_refinement_step(c->refinement);
+    if (rc >= 0 && s->progress &&
+        s->progress(s->user, "tokens", ic_refinement_done(c->refinement), c->slots->tokens))
+        return ic_fail(ICAE_ECANCELLED, "refining the slots was stopped");
+    if (rc)
+        return rc;
+    ic_refinement_free(c->refinement);
+    c->refinement = NULL;
+    return end_making(c);
 }
 
 /* Slots that are to be int8 were checked as bf16. 1: they are to be checked again. */
@@ -278,6 +320,8 @@ int ic_compression_step(ic_compression *c, int rows)
 {
     if (c->done)
         return 0;
+    if (c->refinement)
+        return refine_some(c);
     if (!c->encoding)
         return check_some(c, rows);
     int rc = ic_encoding_step(c->encoding, (uint64_t)rows);
@@ -287,10 +331,12 @@ int ic_compression_step(ic_compression *c, int rows)
 int ic_compression_stage(const ic_compression *c, uint64_t *done, uint64_t *total)
 {
     *total = c->ids.count;
-    *done = c->encoding ? ic_encoding_made(c->encoding)->tokens : c->scoring.done;
+    *done = c->encoding     ? ic_encoding_made(c->encoding)->tokens
+            : c->refinement ? ic_refinement_done(c->refinement)
+                            : c->scoring.done;
     if (c->done)
         *done = *total;
-    return !c->encoding;
+    return c->encoding ? 0 : c->refinement ? 1 : 2;
 }
 
 int ic_compression_take(icae_slots **out, ic_compression *c)
@@ -308,6 +354,7 @@ void ic_compression_free(ic_compression *c)
     ic_ids_free(&c->ids);
     ic_encoding_free(c->encoding);
     ic_scoring_end(&c->scoring);
+    ic_refinement_free(c->refinement);
     icae_slots_free(c->slots);
     ic_free(c->scores);
     ic_free(c);

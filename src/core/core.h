@@ -85,7 +85,8 @@ struct icae_slots {
     uint32_t segments;
     char base[65], adapter[65], text_sha256[65];
     float rate;
-    uint64_t span; /* tokens restored at a time (metadata `span`); at least one segment is */
+    uint64_t span;    /* tokens restored at a time (metadata `span`); at least one segment is */
+    uint32_t refined; /* steps that refining might take (metadata `refined`); 0: none */
     bool measured;
     uint64_t prefix;    /* exact prefix of the whole text, tokens */
     uint32_t *doubtful; /* token offsets */
@@ -93,7 +94,7 @@ struct icae_slots {
     ic_buffer corrections; /* size 0: none; exact.c */
     uint64_t correction_count;
     double int8_error; /* of slots just made, see icae_slots_info */
-    icae_fidelity before_int8;
+    icae_fidelity before_int8, before_refining;
 };
 
 /* An empty value for `segments` segments and `count` slots, dtype as asked. */
@@ -228,7 +229,7 @@ typedef struct ic_compression ic_compression;
 int ic_compression_new(ic_compression **out, icae_session *s, const char *text, size_t size,
                        const icae_compress_options *options);
 int ic_compression_step(ic_compression *c, int rows); /* 1: there is more to do */
-/* Tokens done of the stage at work: 0 encoding, 1 checking. */
+/* Tokens done of the stage at work: 0 encoding, 1 refining, 2 checking. */
 int ic_compression_stage(const ic_compression *c, uint64_t *done, uint64_t *total);
 int ic_compression_take(icae_slots **out, ic_compression *c); /* once it is done */
 void ic_compression_free(ic_compression *c);
@@ -265,6 +266,18 @@ void ic_scoring_end(ic_scoring *s);
 
 /* Ids of a text to be compressed: added special tokens written out in it are ordinary text. */
 int ic_session_tokenize(ic_ids *ids, const icae_session *s, const char *text, size_t size);
+
+/* ---- refinement (refine.c) -------------------------------------------------------------------- */
+
+/* Slots improved span by span, by up to `steps` passes forward and back each; a span ends early once none
+ * of its tokens is doubtful. All pointers are borrowed. ids [slots->tokens]: the text. */
+enum { IC_MOST_REFINING = 10000 };
+typedef struct ic_refinement ic_refinement;
+int ic_refinement_new(ic_refinement **out, icae_session *s, icae_slots *slots, const int32_t *ids,
+                      int steps);
+int ic_refinement_step(ic_refinement *f);            /* one pass. 1: there is more to do */
+uint64_t ic_refinement_done(const ic_refinement *f); /* tokens, in part */
+void ic_refinement_free(ic_refinement *f);
 
 /* ---- questions (read.c) ----------------------------------------------------------------------- */
 

@@ -130,9 +130,14 @@ float ic_score_lead(const ic_score *s, int32_t target)
     return s->best == target ? s->best_logit - s->second_logit : s->target_logit - s->best_logit;
 }
 
+bool ic_score_doubtful(const ic_score *s, int32_t target)
+{
+    const float doubt = 0.69f; /* a lead of ln 2: at most twice as likely as the second */
+    return ic_score_lead(s, target) < doubt;
+}
+
 int ic_slots_set_fidelity(icae_slots *slots, const ic_score *scores, const int32_t *ids)
 {
-    enum { DOUBT_PERCENT = 69 }; /* a lead of ln 2: at most twice as likely as the second */
     icae_fidelity whole = {0};
     uint64_t at = 0;
     for (uint32_t i = 0; i < slots->segments; i++) {
@@ -149,7 +154,7 @@ int ic_slots_set_fidelity(icae_slots *slots, const ic_score *scores, const int32
     for (int pass = 0; pass < 2; pass++) {
         count = 0;
         for (uint64_t i = 0; i < slots->tokens; i++)
-            if (ic_score_lead(&scores[i], ids[i]) < DOUBT_PERCENT / 100.0f) {
+            if (ic_score_doubtful(&scores[i], ids[i])) {
                 if (pass)
                     slots->doubtful[count] = (uint32_t)i;
                 count++;

@@ -163,19 +163,13 @@ static void last_logits(ic_run *r, const reading *rd, ic_var hidden)
     ic_arena_release(r->arena, mark);
 }
 
-/* Scores, the logits of some rows at a time: V may be large. */
 static void score_rows(ic_run *r, const reading *rd, ic_var hidden)
 {
-    const icae_model *m = rd->session->model;
-    int step = IC_MAX(1, (8 << 20) / m->config.vocabulary);
     for (int s = 0, row = 0; s < rd->count; row += rd->tail[s++]) {
         const ic_read *one = &rd->reads[s];
-        for (int i = 0; i < one->scored; i += step) {
-            size_t mark = ic_arena_mark(r->arena);
-            ic_var some = {ic_mat_rows(hidden.m, row + i, IC_MIN(step, one->scored - i)), 0};
-            r->be->score(r->be, one->scores + i, ic_logits(r, m, some).m, one->targets + i);
-            ic_arena_release(r->arena, mark);
-        }
+        if (one->scored)
+            ic_score_hidden(r, rd->session->model, ic_mat_rows(hidden.m, row, one->scored),
+                            one->targets, one->scores, NULL, (ic_mat){0});
     }
 }
 

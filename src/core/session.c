@@ -56,26 +56,36 @@ void icae_session_free(icae_session *s)
     ic_free(s);
 }
 
+/* Scratch memory, and what a tape keeps beside it. */
+static size_t measure(const icae_session *s, ic_body_fn body, void *argument, size_t *kept)
+{
+    ic_arena scratch = {0}, keep = {0};
+    ic_arena_measure(&scratch);
+    ic_arena_measure(&keep);
+    ic_run r = {.be = s->counting, .arena = &scratch, .keep = &keep, .act = s->act};
+    body(&r, argument);
+    *kept = (keep.peak + 63) & ~(size_t)63;
+    return scratch.peak;
+}
+
 size_t ic_session_measure(icae_session *s, ic_body_fn body, void *argument)
 {
-    ic_arena measure = {0};
-    ic_arena_measure(&measure);
-    ic_run r = {.be = s->counting, .arena = &measure, .act = s->act};
-    body(&r, argument);
-    return measure.peak;
+    size_t kept, scratch = measure(s, body, argument, &kept);
+    return scratch + kept;
 }
 
 int ic_session_run(icae_session *s, ic_body_fn body, void *argument)
 {
-    size_t bytes = ic_session_measure(s, body, argument);
+    size_t kept, scratch = measure(s, body, argument, &kept), bytes = scratch + kept;
     if (s->memory && bytes > s->memory)
         return ic_fail(ICAE_ENOMEM, "this needs %zu MB of scratch memory, the limit is %zu MB",
                        (bytes >> 20) + 1, (size_t)(s->memory >> 20));
     int rc = ic_arena_reserve(&s->arena, bytes);
     if (rc < 0)
         return rc;
-    s->arena.used = 0;
-    ic_run r = {.be = s->be, .arena = &s->arena, .act = s->act};
+    ic_arena keep = {.base = s->arena.base, .size = kept};
+    ic_arena arena = {.base = s->arena.base + kept, .size = scratch};
+    ic_run r = {.be = s->be, .arena = &arena, .keep = &keep, .act = s->act};
     body(&r, argument);
     return ICAE_OK;
 }

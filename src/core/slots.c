@@ -160,6 +160,7 @@ int ic_slots_join(icae_slots **out, const icae_slots *a, const icae_slots *b)
     s->text_size = a->text_size + b->text_size;
     s->rate = a->rate;
     s->span = IC_MIN(a->span, b->span);
+    s->refined = IC_MAX(a->refined, b->refined);
     memcpy(s->base, a->base, sizeof s->base);
     memcpy(s->adapter, a->adapter, sizeof s->adapter);
     snprintf(both, sizeof both, "%s%s", a->text_sha256, b->text_sha256);
@@ -220,6 +221,8 @@ icae_slots_info icae_slots_describe(const icae_slots *s)
         .correction_bytes = s->corrections.size,
         .int8_error = s->int8_error,
         .before_int8 = s->before_int8,
+        .refined = (int)s->refined,
+        .before_refining = s->before_refining,
     };
     if (s->measured && s->tokens > 0) {
         double loss_sum = 0;

@@ -138,6 +138,8 @@ static void put_metadata(writing *w, const icae_slots *s)
     put_string(w, "text_sha256", s->text_sha256);
     put_string(w, "rate", rate);
     put_number(w, "span", s->span);
+    if (s->refined)
+        put_number(w, "refined", s->refined);
     if (s->measured)
         put_number(w, "exact_prefix", s->prefix);
 }
@@ -264,6 +266,11 @@ static int read_metadata(icae_slots *s, const ic_safetensors *st)
     IC_TRY(read_u64(&s->tokens, st, "tokens", 1, MAX_TOKENS));
     IC_TRY(read_u64(&s->text_size, st, "text_size", 0, MAX_TEXT_SIZE));
     IC_TRY(read_u64(&s->span, st, "span", 1, UINT64_MAX));
+    if (ic_safetensors_metadata(st, "refined")) {
+        uint64_t steps;
+        IC_TRY(read_u64(&steps, st, "refined", 1, IC_MOST_REFINING));
+        s->refined = (uint32_t)steps;
+    }
     const char *rate = ic_safetensors_metadata(st, "rate");
     if (!rate || !ic_metadata_float(&s->rate, rate) || !(s->rate >= 1 && s->rate <= IC_MAX_RATE))
         return wrong(st, "rate", rate, "a number from 1 to 65536");

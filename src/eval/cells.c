@@ -187,7 +187,8 @@ int ic_cell_measure(ic_eval *e, ic_cell *c)
     c->why = "there is no more text of that length";
     c->slots = (double)NAN;
     IC_TRY(batch_new(&b));
-    IC_TRY(ic_restore_all(c->s, &(ic_restore_plan){.next = next, .done = done, .user = &b}));
+    IC_TRY(ic_restore_all(
+        c->s, &(ic_restore_plan){.next = next, .done = done, .user = &b, .refine = c->s->refine}));
     c->pieces = b.count;
     IC_TRY(gather(e, c));
 done:

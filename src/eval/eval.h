@@ -123,6 +123,7 @@ typedef struct ic_system {
     icae_model *model;
     icae_adapter *adapter;
     icae_session *session;
+    int refine;  /* steps of slots that are refined; 0: as the encoder makes them */
     ic_ids *ids; /* [documents], made when first asked for */
 } ic_system;
 
@@ -240,6 +241,7 @@ typedef struct ic_restore_plan {
     bool (*next)(void *user, ic_restoration *r); /* fills ids, count, rate, tag; false: no more */
     int (*done)(void *user, const ic_restoration *r);
     void *user;
+    int refine; /* steps */
     double
         seconds; /* out: spent on losses and restoration, without compressing and next and done */
 } ic_restore_plan;

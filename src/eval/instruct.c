@@ -116,8 +116,9 @@ static int make_prompt(run *r, ask *a)
     size_t parts = 1;
     uint64_t max_tokens = (uint64_t)r->max_tokens;
     if (a->reads.source == IC_FROM_SLOTS) {
-        IC_TRY(icae_compress(&slots, r->s->session, q->context, strlen(q->context),
-                             &(icae_compress_options){.rate = a->reads.rate}));
+        IC_TRY(
+            icae_compress(&slots, r->s->session, q->context, strlen(q->context),
+                          &(icae_compress_options){.rate = a->reads.rate, .refine = r->s->refine}));
         part.slots = slots;
     } else if (a->reads.source == IC_FROM_NONE) {
         parts = 0;

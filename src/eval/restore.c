@@ -146,14 +146,15 @@ done:
     return rc;
 }
 
-static int make_parts(text *t, icae_session *s)
+static int make_parts(text *t, icae_session *s, int refine)
 {
     int rc = ICAE_OK;
     ic_restoration *r = &t->r;
     ic_ids ids = {(int32_t *)(uintptr_t)r->ids, (size_t)r->count, (size_t)r->count};
     ic_span span;
     size_t parts = 0;
-    IC_TRY(ic_compress_ids(&t->slots, s, &ids, &(icae_compress_options){.rate = r->rate}));
+    IC_TRY(ic_compress_ids(&t->slots, s, &ids,
+                           &(icae_compress_options){.rate = r->rate, .refine = refine}));
     r->slots = t->slots->count;
     for (uint32_t at = 0; ic_span_at(&span, t->slots, at); at += span.segments)
         parts++;
@@ -172,7 +173,7 @@ done:
 /* Compresses a text and queues its parts. */
 static int start(work *w, text *t)
 {
-    int rc = make_parts(t, w->session);
+    int rc = make_parts(t, w->session, w->plan->refine);
     if (rc == ICAE_ELIMIT) { /* the model cannot hold it: told, not measured */
         t->r.skipped = icae_error_message();
         return ICAE_OK;

@@ -44,7 +44,7 @@ static int work(ic_gang *gang, int number, void *user)
 {
     worker *w = &((share *)user)->worker[number];
     w->gang = gang;
-    ic_restore_plan plan = {.next = next, .done = done, .user = w};
+    ic_restore_plan plan = {.next = next, .done = done, .user = w, .refine = w->of->plan->refine};
     int rc = ic_restore_on(w->session, &plan, IC_SEQUENCES / w->of->workers);
     w->seconds = plan.seconds;
     return rc;

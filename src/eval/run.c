@@ -195,7 +195,8 @@ static char *system_name(const char *model, const char *adapter)
     return name;
 }
 
-static int add_system(ic_eval *e, const char *name, const char *model, const char *adapter)
+static int add_system(ic_eval *e, const char *name, const char *model, const char *adapter,
+                      double refine)
 {
     int rc = ICAE_OK;
     ic_system *more = ic_resize(e->system, e->systems + 1, sizeof *more);
@@ -215,6 +216,10 @@ static int add_system(ic_eval *e, const char *name, const char *model, const cha
             s->name = other;
             break;
         }
+    if (!(refine >= 0 && refine <= IC_MOST_REFINING))
+        return ic_fail(ICAE_EINVAL, "%s: %g steps of refining: expected 0 to %d", s->name, refine,
+                       IC_MOST_REFINING);
+    s->refine = e->options->refine ? e->options->refine : (int)refine;
     icae_session_options options = e->options->session;
     options.progress = NULL; /* experiments report */
     IC_TRY(icae_model_open(&s->model, model, &e->options->model));
@@ -237,14 +242,15 @@ static int open_systems(ic_eval *e)
     const icae_eval_options *o = e->options;
     const ic_json *list = ic_json_get(e->suite, "systems");
     for (size_t i = 0; i < o->system_count; i++)
-        IC_TRY(add_system(e, o->systems[i].name, o->systems[i].model, o->systems[i].adapter));
+        IC_TRY(add_system(e, o->systems[i].name, o->systems[i].model, o->systems[i].adapter, 0));
     if (!o->system_count)
         for (const ic_json *i = ic_json_first(list); i; i = ic_json_next(i))
             IC_TRY(add_system(e, ic_json_string(ic_json_get(i, "name")),
                               ic_json_string(ic_json_get(i, "model")),
-                              ic_json_string(ic_json_get(i, "adapter"))));
+                              ic_json_string(ic_json_get(i, "adapter")),
+                              ic_json_number(ic_json_get(i, "refine"), 0)));
     if (!e->systems)
-        IC_TRY(add_system(e, NULL, NULL, NULL));
+        IC_TRY(add_system(e, NULL, NULL, NULL, 0));
 done:
     return rc;
 }
@@ -291,6 +297,8 @@ static int describe_settings(ic_buffer *out, const ic_eval *e, const char *suite
                               s->name, s->model->identity, s->adapter->identity, s->adapter->k,
                               (double)s->adapter->rate, (double)s->adapter->alpha,
                               ic_dtypes[s->session->act].name));
+        if (s->refine)
+            IC_TRY(ic_buffer_addf(out, " refine %d", s->refine));
     }
 done:
     return rc;
@@ -324,6 +332,7 @@ static void describe_run(ic_eval *e, const char *settings, const char *data_hash
         ic_report_number(r, "k", a->k);
         ic_report_number(r, "rate", (double)a->rate);
         ic_report_number(r, "rank", a->rank);
+        ic_report_number(r, "refine", s->refine);
         ic_report_text(r, "positions", a->spread ? "spread" : "sequential");
         ic_report_text(r, "slots", a->proportional ? "proportional" : "fixed");
         ic_report_text(r, "compute", ic_dtypes[s->session->act].name);

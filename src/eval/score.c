@@ -49,7 +49,8 @@ int ic_score_slots(ic_score *scores, double *rows, ic_system *s, float rate, con
     if (s->adapter->bos && s->model->config.bos >= 0)
         IC_TRY(ic_ids_add(&all, s->model->config.bos));
     IC_TRY(ic_ids_append(&all, context, (size_t)tokens));
-    IC_TRY(ic_compress_ids(&slots, s->session, &all, &(icae_compress_options){.rate = rate}));
+    IC_TRY(ic_compress_ids(&slots, s->session, &all,
+                           &(icae_compress_options){.rate = rate, .refine = s->refine}));
     *rows = (double)slots->count;
     IC_TRY(ic_prompt_slots(&p, slots, 0, slots->segments, NULL));
     if (s->adapter->lm_token)

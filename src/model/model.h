@@ -150,8 +150,9 @@ typedef struct ic_tape ic_tape; /* tape.h */
 typedef struct ic_run {
     ic_backend *be;
     ic_arena *arena;
-    ic_tape *tape; /* records what a backward pass needs; NULL: inference */
-    ic_dtype act;  /* of activations and caches: F32, or BF16 with the residual stream in F32 */
+    ic_tape *tape;  /* records what a backward pass needs; NULL: inference */
+    ic_arena *keep; /* where a tape keeps results */
+    ic_dtype act;   /* of activations and caches: F32, or BF16 with the residual stream in F32 */
 } ic_run;
 
 /* An activation. `id` names its gradient on the tape; 0: none is wanted. */
@@ -193,6 +194,10 @@ void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, c
 
 /* Logits [rows, V] F32 of hidden states. */
 ic_var ic_logits(ic_run *r, const icae_model *model, ic_var hidden);
+/* Scores of hidden rows against the targets, the logits of some rows at a time since V may be large; if
+ * dhidden [rows, D] F32 has memory, also the gradient of the sum of weights times losses. */
+void ic_score_hidden(ic_run *r, const icae_model *model, ic_mat hidden, const int32_t *targets,
+                     ic_score *scores, const float *weights, ic_mat dhidden);
 
 /* ---- sampling (sample.c) ---------------------------------------------------------------------- */
 

@@ -32,9 +32,9 @@ void ic_tape_free(ic_tape *t)
     ic_free(t);
 }
 
-void ic_tape_begin(ic_tape *t, ic_arena *keep)
+void ic_tape_begin(ic_run *r, ic_tape *t)
 {
-    t->keep = keep;
+    r->tape = t;
     t->replay = false;
     t->stages = t->kept_count = t->kept_next = t->ops = 0;
     t->nodes = 1;
@@ -71,7 +71,7 @@ void *ic_keep_beside(ic_run *r, ic_keep keep, size_t bytes)
     if (t->replay)
         return t->kept[t->kept_next++];
     assert(t->kept_count < t->max_stages * IC_TAPE_KEPT);
-    return t->kept[t->kept_count++] = ic_arena_take(t->keep, bytes);
+    return t->kept[t->kept_count++] = ic_arena_take(r->keep, bytes);
 }
 
 static int node_new(ic_tape *t, ic_mat m, bool have, int op)

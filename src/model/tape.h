@@ -21,8 +21,8 @@
 /* `recompute` 0 … 3, see ic_keep; `stages` at most, one a layer and one more. */
 int ic_tape_new(ic_tape **out, int recompute, int stages);
 void ic_tape_free(ic_tape *t);
-/* Forgets everything; the next run keeps its results in `keep`, which may measure. */
-void ic_tape_begin(ic_tape *t, ic_arena *keep);
+/* Forgets everything; the run records on the tape from now on, and keeps results in its `keep`. */
+void ic_tape_begin(ic_run *r, ic_tape *t);
 /* From the gradient of the last stage's result to that of the first one's input, which lies in the
  * run's arena, F32 where the input is. dy may be overwritten. Gradients of LoRA matrices are added
  * to theirs. */
@@ -124,7 +124,6 @@ enum { IC_TAPE_OPS = 64, IC_TAPE_NODES = 80, IC_TAPE_KEPT = 32 /* at most, a sta
 struct ic_tape {
     int recompute;
     bool replay;
-    ic_arena *keep;
     ic_tape_stage *stage;
     int stages, max_stages;
     void **kept;

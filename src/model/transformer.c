@@ -114,3 +114,31 @@ ic_var ic_logits(ic_run *r, const icae_model *model, ic_var hidden)
     ic_linear_weight head = {.w = model->head};
     return ic_linear(r, hidden, &head, (ic_lora_use){0}, IC_F32, IC_DROP);
 }
+
+/* A chunk of logits: enough rows for products at full speed. */
+enum { LOGIT_VALUES = 8 << 20, LOGIT_ROWS = 96 };
+
+void ic_score_hidden(ic_run *r, const icae_model *m, ic_mat hidden, const int32_t *targets,
+                     ic_score *scores, const float *weights, ic_mat dhidden)
+{
+    ic_run plain = *r;
+    plain.tape = NULL;
+    int step = IC_MIN(IC_MAX(LOGIT_VALUES / m->config.vocabulary, LOGIT_ROWS), hidden.rows);
+    for (int i = 0; i < hidden.rows; i += step) {
+        size_t mark = ic_arena_mark(r->arena);
+        int n = IC_MIN(step, hidden.rows - i);
+        ic_var some = {ic_mat_rows(hidden, i, n), 0};
+        ic_mat logits = ic_logits(&plain, m, some).m;
+        r->be->score(r->be, scores + i, logits, targets + i);
+        if (dhidden.data) {
+            r->be->score_back(r->be, logits, targets + i, weights + i);
+            ic_mat d = logits;
+            if (r->act != IC_F32) {
+                d = ic_new(r, n, logits.cols, r->act).m;
+                r->be->rows(r->be, d, NULL, logits, NULL, n, 1, false);
+            }
+            r->be->linear_t(r->be, ic_mat_rows(dhidden, i, n), d, m->head, 1, false);
+        }
+        ic_arena_release(r->arena, mark);
+    }
+}

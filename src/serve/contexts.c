@@ -26,12 +26,13 @@ typedef struct compressing {
 /* In the worker's thread. */
 static int compress_step(void *user, int rows)
 {
+    static const char *const stages[] = {"compress", "refine", "check"};
     compressing *w = user;
     uint64_t done, total;
     int rc = ic_compression_step(w->compression, rows);
     int stage = ic_compression_stage(w->compression, &done, &total);
     if (w->progress && rc >= 0 && (done != w->told || stage != w->stage))
-        w->progress(w->user, stage ? "check" : "compress", done, total);
+        w->progress(w->user, stages[stage], done, total);
     w->told = done;
     w->stage = stage;
     return rc;
@@ -163,6 +164,7 @@ static bool parse(ic_text_request *r, ic_call *c)
         .check = ic_exchange_query(c->x, "check"),
         .exact = ic_exchange_query(c->x, "exact"),
         .int8 = ic_exchange_query(c->x, "int8"),
+        .refine = ic_exchange_query(c->x, "refine"),
         .ttl = ic_exchange_query(c->x, "ttl"),
     };
     int rc = ic_text_request_parse(r, type ? type : "", body, size, &query);
@@ -300,6 +302,7 @@ void ic_serve_context_append(ic_call *c)
     /* new segments are as the old ones */
     r.options.rate = slots->rate;
     r.options.int8 = slots->dtype == IC_I8;
+    r.options.refine = (int)IC_MIN(slots->refined, IC_SERVE_REFINING);
     r.options.exact = false;
     r.options.span = (uint32_t)IC_MIN(slots->span, UINT32_MAX);
     icae_slots_free(slots);

@@ -8,6 +8,8 @@
 void ic_context_failed(ic_call *c, int rc);
 int ic_fidelity_json(ic_buffer *out, const icae_fidelity *f); /* null if not measured */
 
+enum { IC_SERVE_REFINING = 100 /* steps: one text must not take the model for hours */ };
+
 /* A text to be compressed, and how. */
 typedef struct ic_text_request {
     const char *text; /* belongs to `root` or the exchange */
@@ -23,7 +25,7 @@ typedef struct ic_text_request {
 
 /* Values of a request's query; NULL: absent. */
 typedef struct ic_text_query {
-    const char *name, *rate, *check, *exact, *int8, *ttl;
+    const char *name, *rate, *check, *exact, *int8, *refine, *ttl;
 } ic_text_query;
 
 /* Pure, as ic_request_parse. ICAE_EUNSUPPORTED: the content type is none of ours. Free it always. */

@@ -8,8 +8,8 @@
 
 #include <string.h>
 
-static const char *const members[] = {"text",  "name", "rate", "check",
-                                      "exact", "int8", "ttl",  NULL};
+static const char *const members[] = {"text", "name",   "rate", "check", "exact",
+                                      "int8", "refine", "ttl",  NULL};
 
 enum { LONGEST_NAME = 200 };
 static const int64_t longest_ttl = INT64_C(100) * 365 * 86400;
@@ -26,8 +26,8 @@ static int check_name(ic_fields *f, const char *name)
     return ICAE_OK;
 }
 
-static int read_json(ic_text_request *r, ic_fields *f, double *rate, int64_t *ttl, const char *body,
-                     size_t size)
+static int read_json(ic_text_request *r, ic_fields *f, double *rate, int64_t *refine, int64_t *ttl,
+                     const char *body, size_t size)
 {
     int rc = ICAE_OK;
     r->text = NULL;
@@ -42,13 +42,14 @@ static int read_json(ic_text_request *r, ic_fields *f, double *rate, int64_t *tt
     IC_TRY(ic_fields_flag(f, "check", &r->options.check));
     IC_TRY(ic_fields_flag(f, "exact", &r->options.exact));
     IC_TRY(ic_fields_flag(f, "int8", &r->options.int8));
+    IC_TRY(ic_fields_whole(f, "refine", refine, 0, IC_SERVE_REFINING));
     IC_TRY(ic_fields_whole(f, "ttl", ttl, 1, longest_ttl));
     rc = ic_fields_unknown(&r->unknown, r->root, members, "");
 done:
     return rc;
 }
 
-static int read_query(ic_text_request *r, ic_fields *f, double *rate, int64_t *ttl,
+static int read_query(ic_text_request *r, ic_fields *f, double *rate, int64_t *refine, int64_t *ttl,
                       const ic_text_query *q)
 {
     int rc = ICAE_OK;
@@ -57,6 +58,7 @@ static int read_query(ic_text_request *r, ic_fields *f, double *rate, int64_t *t
     IC_TRY(ic_query_flag(f, "check", q->check, &r->options.check));
     IC_TRY(ic_query_flag(f, "exact", q->exact, &r->options.exact));
     IC_TRY(ic_query_flag(f, "int8", q->int8, &r->options.int8));
+    IC_TRY(ic_query_whole(f, "refine", q->refine, refine, 0, IC_SERVE_REFINING));
     IC_TRY(ic_query_whole(f, "ttl", q->ttl, ttl, 1, longest_ttl));
     rc = check_name(f, r->name);
 done:
@@ -69,10 +71,10 @@ int ic_text_request_parse(ic_text_request *r, const char *type, const char *body
     int rc = ICAE_OK;
     ic_fields f = {0};
     double rate = 0;
-    int64_t ttl = 0;
+    int64_t refine = 0, ttl = 0;
     *r = (ic_text_request){.options.check = true, .text = body, .size = size};
     if (ic_is_media_type(type, "application/json")) {
-        IC_TRY(read_json(r, &f, &rate, &ttl, body, size));
+        IC_TRY(read_json(r, &f, &rate, &refine, &ttl, body, size));
     } else if (ic_is_media_type(type, "text/plain")) {
         IC_TRY(ic_fields_utf8(body, size, "the text"));
     } else if (ic_is_media_type(type, "application/vnd.icae") ||
@@ -84,10 +86,11 @@ int ic_text_request_parse(ic_text_request *r, const char *type, const char *body
                        "application/vnd.icae",
                        *type ? type : "(none)");
     }
-    IC_TRY(read_query(r, &f, &rate, &ttl, query));
+    IC_TRY(read_query(r, &f, &rate, &refine, &ttl, query));
     if (!r->size)
         rc = ic_fields_wrong(&f, "text", "a text that is not empty");
     r->options.rate = (float)rate;
+    r->options.refine = (int)refine;
     r->ttl = (uint64_t)ttl;
 done:
     memcpy(r->param, f.param, sizeof r->param);

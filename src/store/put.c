@@ -42,6 +42,8 @@ static int make_key(char key[IC_KEY], const icae_slots *slots)
              (double)slots->rate, slots->span, slots->width, (int)slots->dtype, slots->measured,
              slots->corrections.size > 0);
     ic_hash_add(h, settings, strlen(settings) + 1);
+    if (slots->refined)
+        ic_hash_add(h, &slots->refined, sizeof slots->refined);
     ic_hash_add(h, slots->base, 64);
     ic_hash_add(h, slots->adapter, 64);
     ic_hash_add(h, slots->text_sha256, 64);

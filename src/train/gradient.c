@@ -11,9 +11,6 @@
 
 #include <string.h>
 
-/* A chunk of logits: enough rows for products at full speed. */
-enum { LOGIT_VALUES = 8 << 20, LOGIT_ROWS = 96 };
-
 /* Rows of one input matrix and where each comes from. */
 typedef struct source {
     int32_t *row, *from;
@@ -40,7 +37,6 @@ typedef struct work {
     float *weights; /* of each target */
     ic_score *scores;
     ic_tape *tape[2]; /* encoder, decoder; NULL: forward only */
-    ic_arena *keep;
 } work;
 
 /* ---- layout ----------------------------------------------------------------------------------- */
@@ -256,37 +252,10 @@ static ic_var run_side(ic_run *r, const work *w, const side *d, const ic_batch *
     put_rows(r, x.m, &d->table, w->params->adapter->memory);
     if (slots.data)
         put_rows(r, x.m, &w->slots, slots);
-    r->tape = w->tape[slots.data != NULL];
-    if (r->tape)
-        ic_tape_begin(r->tape, w->keep);
+    if (w->tape[0])
+        ic_tape_begin(r, w->tape[slots.data != NULL]);
     bool plain = slots.data && !w->params->adapter->both;
     return ic_transformer(r, m, plain ? NULL : &w->lora, b, x);
-}
-
-/* Head, losses and, if dhidden has memory, the gradient of the hidden states. */
-static void losses(ic_run *r, const work *w, ic_mat hidden, ic_mat dhidden)
-{
-    const icae_model *m = w->params->model;
-    ic_run plain = *r;
-    plain.tape = NULL;
-    int step = IC_MIN(IC_MAX(LOGIT_VALUES / m->config.vocabulary, LOGIT_ROWS), hidden.rows);
-    for (int i = 0; i < hidden.rows; i += step) {
-        size_t mark = ic_arena_mark(r->arena);
-        int n = IC_MIN(step, hidden.rows - i);
-        ic_var some = {ic_mat_rows(hidden, i, n), 0};
-        ic_mat logits = ic_logits(&plain, m, some).m;
-        r->be->score(r->be, w->scores + i, logits, w->targets + i);
-        if (dhidden.data) {
-            r->be->score_back(r->be, logits, w->targets + i, w->weights + i);
-            ic_mat d = logits;
-            if (r->act != IC_F32) {
-                d = ic_new(r, n, logits.cols, r->act).m;
-                r->be->rows(r->be, d, NULL, logits, NULL, n, 1, false);
-            }
-            r->be->linear_t(r->be, ic_mat_rows(dhidden, i, n), d, m->head, 1, false);
-        }
-        ic_arena_release(r->arena, mark);
-    }
 }
 
 static ic_batch batch_of(const side *d)
@@ -294,8 +263,9 @@ static ic_batch batch_of(const side *d)
     return (ic_batch){.seqs = d->seqs, .start = d->start, .pos = d->pos, .tail = d->tail};
 }
 
-static void pass(ic_run *r, const work *w)
+static void pass(ic_run *r, void *argument)
 {
+    const work *w = argument;
     int width = w->params->model->config.width;
     ic_batch encoder = batch_of(&w->encoder), decoder = batch_of(&w->decoder);
     ic_mat slots = run_side(r, w, &w->encoder, &encoder, (ic_mat){0}).m;
@@ -306,7 +276,7 @@ static void pass(ic_run *r, const work *w)
     }
     size_t mark = ic_arena_mark(r->arena);
     ic_mat hidden = run_side(r, w, &w->decoder, &decoder, slots).m;
-    losses(r, w, hidden, dhidden);
+    ic_score_hidden(r, w->params->model, hidden, w->targets, w->scores, w->weights, dhidden);
     if (!w->tape[0])
         return;
     ic_mat dx = ic_tape_back(r, dhidden);
@@ -319,45 +289,6 @@ static void pass(ic_run *r, const work *w)
     r->tape = w->tape[0];
     dx = ic_tape_back(r, dslots);
     table_back(r, w, &w->encoder.table, dx);
-}
-
-/* ---- memory ----------------------------------------------------------------------------------- */
-
-static size_t aligned(size_t bytes)
-{
-    return (bytes + 63) & ~(size_t)63;
-}
-
-/* Scratch and kept memory of the passes. */
-static void measure(work *w, size_t *scratch, size_t *kept)
-{
-    ic_arena arena = {0}, keep = {0};
-    ic_arena_measure(&arena);
-    ic_arena_measure(&keep);
-    w->keep = &keep;
-    ic_run r = {.be = w->session->counting, .arena = &arena, .act = w->session->act};
-    pass(&r, w);
-    *scratch = aligned(arena.peak);
-    *kept = aligned(keep.peak);
-}
-
-static int run(work *w)
-{
-    icae_session *s = w->session;
-    size_t scratch, kept;
-    measure(w, &scratch, &kept);
-    if (s->memory && scratch + kept > s->memory)
-        return ic_fail(ICAE_ENOMEM, "this needs %zu MB of scratch memory, the limit is %zu MB",
-                       ((scratch + kept) >> 20) + 1, (size_t)(s->memory >> 20));
-    int rc = ic_arena_reserve(&s->arena, scratch + kept);
-    if (rc < 0)
-        return rc;
-    ic_arena keep = {.base = s->arena.base, .size = kept};
-    ic_arena arena = {.base = s->arena.base + kept, .size = scratch};
-    ic_run r = {.be = s->be, .arena = &arena, .act = s->act};
-    w->keep = &keep;
-    pass(&r, w);
-    return ICAE_OK;
 }
 
 /* ---- the call --------------------------------------------------------------------------------- */
@@ -431,7 +362,7 @@ int ic_gradients(icae_session *s, ic_params *params, const ic_example *examples,
     if (count < 1)
         return ic_fail(ICAE_EINVAL, "no examples were given");
     IC_TRY(work_new(&w, count));
-    IC_TRY(run(&w));
+    IC_TRY(ic_session_run(s, pass, &w));
     report(&w, count, nll_sum, right, prefix);
 done:
     work_free(&w);
@@ -441,10 +372,10 @@ done:
 size_t ic_gradients_measure(icae_session *s, ic_params *params, const ic_example *examples,
                             int count, const ic_gradient_options *options)
 {
-    size_t scratch = 0, kept = 0;
+    size_t bytes = 0;
     work w = {.session = s, .params = params, .examples = examples, .options = options};
     if (count > 0 && work_new(&w, count) == ICAE_OK)
-        measure(&w, &scratch, &kept);
+        bytes = ic_session_measure(s, pass, &w);
     work_free(&w);
-    return scratch + kept;
+    return bytes;
 }
