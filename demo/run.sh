@@ -7,7 +7,7 @@ case $icae in */*) icae=$(cd "$(dirname "$icae")" && pwd)/${icae##*/} ;; esac
 source=${2:-$here/article.txt}
 [ -f "$source" ] || { echo "demo: there is no file $source" >&2; exit 1; }
 text=$(basename "$source")
-case $text in -*) text=text.txt ;; esac
+case $text in -* | demo) text=text.txt ;; esac
 if [ $# -lt 2 ]; then
     questions=("What did the Dolphin think the Monkey was?" "Who was shipwrecked?" "Where was the ship going?")
 else
@@ -18,6 +18,7 @@ unset ICAE_MODEL ICAE_ADAPTER
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp "$source" "$work/$text"
+ln -s "$here" "$work/demo"
 cd "$work"
 
 bold="" dim="" plain=""
@@ -53,15 +54,18 @@ run compress "$text" --check
 step "2. Restore the text from its slots alone: missing words and new ones."
 run restore "$text.icae" --diff "$text"
 
-step "3. Ask about the text, from the slots. (The machinery works; this model's answers are mostly wrong.)"
+step "3. Half as many slots, improved by some steps of gradient descent on this one text."
+run compress "$text" --adapter demo/model/icae-8x.safetensors --refine 30 --check -o half.icae
+
+step "4. Ask about the text, from the slots. (The machinery works; this model's answers are mostly wrong.)"
 for question in "${questions[@]}"; do
     run ask "$text.icae" "$question" --max-tokens 32
 done
 
-step "4. Continue the text, from the slots. (Likewise.)"
+step "5. Continue the text, from the slots. (Likewise.)"
 run continue "$text.icae" --max-tokens 40 --temperature 0.7 --seed 1
 
-step "5. Exact restoration: a few bytes of corrections beside the slots give the original back."
+step "6. Exact restoration: a few bytes of corrections beside the slots give the original back."
 show compress "$text" -o exact.icae --exact
 "$icae" compress "$text" -o exact.icae --exact | sed -n '$p'
 run restore exact.icae -o restored.txt
@@ -71,6 +75,7 @@ step "Try your own:"
 cat <<'END'
   make demo TEXT=FILE                       (all of the above on it; English, up to some 2,000 words)
   icae compress FILE --check
+  icae compress FILE --check --refine 10                       (better slots, for some seconds)
   icae restore FILE.icae --diff FILE
   icae ask FILE.icae "a question" --model MODEL_FOLDER --adapter ADAPTER   (for answers worth reading)
 END
