@@ -527,20 +527,40 @@ static double loss_beside(golden_case *c, const ic_example *e, const float *p,
     return gradient_of(c, e, 1, 0, NULL);
 }
 
+/* A case by its name, in f32. */
+typedef struct named_case {
+    golden_case c;
+    ic_safetensors golden;
+    char *path, *adapter;
+} named_case;
+
+static void open_named(named_case *n, const char *name)
+{
+    *n = (named_case){.path = golden_path(golden_folder(), name)};
+    n->adapter = golden_path(n->path, "icae.safetensors");
+    open_files(&n->c, n->path, &n->golden);
+    open_case(&n->c, n->path, n->adapter, ICAE_COMPUTE_F32);
+}
+
+static void close_named(named_case *n)
+{
+    close_case(&n->c);
+    close_files(&n->c, &n->golden);
+    ic_free(n->path);
+    ic_free(n->adapter);
+}
+
 /* A pair of LoRA on encoder and decoder loses what a base with the same matrices added to it does, and
  * its gradient is the slope of that loss. */
 static void both_case(const char *name)
 {
-    char *path = golden_path(golden_folder(), name);
-    char *adapter = golden_path(path, "icae.safetensors");
-    ic_safetensors golden;
-    golden_case c = {0};
-    open_files(&c, path, &golden);
-    open_case(&c, path, adapter, ICAE_COMPUTE_F32);
-    char *folder = merged(&c, path), *config = golden_path(folder, "config.json"),
+    named_case n;
+    open_named(&n, name);
+    golden_case c = n.c;
+    char *folder = merged(&c, n.path), *config = golden_path(folder, "config.json"),
          *model = golden_path(folder, "model.safetensors");
     golden_case m = c;
-    open_case(&m, folder, adapter, ICAE_COMPUTE_F32);
+    open_case(&m, folder, n.adapter, ICAE_COMPUTE_F32);
     icae_adapter *a = m.params->adapter;
     for (int i = 0; i < m.model->config.layers * IC_TARGETS; i++)
         for (int j = 0; a->lora[i].a.data && j < a->lora[i].b.rows; j++)
@@ -550,10 +570,10 @@ static void both_case(const char *name)
         ic_example e;
         if (!example_of(&c, objectives[k], &e))
             continue;
-        size_t n = c.params->count;
-        float *p = ic_alloc(n, sizeof *p), *g = ic_alloc(n, sizeof *g);
+        size_t count = c.params->count;
+        float *p = ic_alloc(count, sizeof *p), *g = ic_alloc(count, sizeof *g);
         assert_true(p && g);
-        memcpy(p, c.params->p, n * sizeof *p);
+        memcpy(p, c.params->p, count * sizeof *p);
         c.params->adapter->both = false;
         double usual = gradient_of(&c, &e, 1, 0, NULL), want = gradient_of(&m, &e, 1, 0, NULL);
         c.params->adapter->both = true;
@@ -561,9 +581,9 @@ static void both_case(const char *name)
             golden_limit(name, "loss with LoRA in both passes",
                          fabs(gradient_of(&c, &e, 1, tier, NULL) - want) / want, 1e-5);
         assert_true(fabs(usual - want) / want > 1e-4);
-        memcpy(g, c.params->g, n * sizeof *g);
+        memcpy(g, c.params->g, count * sizeof *g);
         double norm = 0;
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < count; i++)
             norm += (double)g[i] * (double)g[i];
         double h = 3e-3 / norm;
         double slope = (loss_beside(&c, &e, p, g, h) - loss_beside(&c, &e, p, g, -h)) / (2 * h);
@@ -574,44 +594,38 @@ static void both_case(const char *name)
         example_free(&e);
     }
     close_case(&m);
-    close_case(&c);
-    close_files(&c, &golden);
+    close_named(&n);
     remove(config);
     remove(model);
     remove(folder);
     ic_free(config);
     ic_free(model);
     ic_free(folder);
-    ic_free(path);
-    ic_free(adapter);
 }
 
 /* An example without slots is plain reading by the base. */
 static void plain_case(const char *name)
 {
-    char *path = golden_path(golden_folder(), name);
-    char *adapter = golden_path(path, "icae.safetensors");
-    ic_safetensors golden;
-    golden_case c = {0};
-    open_files(&c, path, &golden);
-    open_case(&c, path, adapter, ICAE_COMPUTE_F32);
+    named_case n;
+    open_named(&n, name);
+    golden_case c = n.c;
     ic_example ae;
     assert_true(example_of(&c, "ae", &ae));
-    int n = ae.tokens - 1;
+    int count = ae.tokens - 1;
     double got, want = 0;
     ic_example e = {.before = ae.context,
                     .before_count = 1,
                     .after = ae.context + 1,
-                    .after_count = n,
+                    .after_count = count,
                     .weight = 1};
     MUST(ic_gradients(c.session, c.params, &e, 1, &(ic_gradient_options){0}, &got, NULL, NULL));
     ic_prompt p;
-    ic_score *scores = ic_alloc((size_t)n, sizeof *scores);
+    ic_score *scores = ic_alloc((size_t)count, sizeof *scores);
     assert_non_null(scores);
     ic_prompt_begin(&p, c.session);
-    MUST(ic_prompt_ids(&p, ae.context, (size_t)n));
-    MUST(ic_prompt_read(c.session, &p, 0, p.rows, NULL, ae.context + 1, n, scores, NULL));
-    for (int i = 0; i < n; i++)
+    MUST(ic_prompt_ids(&p, ae.context, (size_t)count));
+    MUST(ic_prompt_read(c.session, &p, 0, p.rows, NULL, ae.context + 1, count, scores, NULL));
+    for (int i = 0; i < count; i++)
         want += (double)scores[i].nll;
     golden_limit(name, "loss of plain reading", fabs(got - want) / want, 1e-5);
     for (size_t i = 0; i < c.params->count; i++)
@@ -619,10 +633,7 @@ static void plain_case(const char *name)
     ic_prompt_free(&p);
     ic_free(scores);
     example_free(&ae);
-    close_case(&c);
-    close_files(&c, &golden);
-    ic_free(path);
-    ic_free(adapter);
+    close_named(&n);
 }
 
 static void test_both(void **state)
