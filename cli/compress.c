@@ -37,9 +37,8 @@ const cli_command cli_compress = {
         "FILE is text; - is standard input. Slots take the place of the text in the model's\n"
         "context: they are few, but each is a vector, so the slot file may well be larger than\n"
         "the text. With --check, says which share of the tokens the model would restore rightly.\n"
-        "--refine 20 makes that share larger: the slots take up to 20 steps of gradient descent, "
-        "each\n"
-        "of which takes some three times as long as a check.\n",
+        "--refine 10 makes that share larger: the slots take up to 10 steps of gradient descent,\n"
+        "each of which takes some three times as long as a check.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,

@@ -218,11 +218,11 @@ typedef struct icae_slots_info {
     icae_fidelity fidelity; /* of the whole text */
     bool exact;             /* has corrections */
     uint64_t corrections, correction_bytes;
-    /* What int8 costs; of slots that icae_compress has just made, files do not keep it. */
+    int refined; /* steps that refining might take; 0: not refined */
+    /* What int8 costs and refining gave; of slots that icae_compress has just made, files do not keep it. */
     double int8_error;             /* root mean square error over that of the slots */
     icae_fidelity before_int8;     /* with the slots in bf16, if fidelity was measured */
-    int refined;                   /* steps that refining might take; 0: not refined */
-    icae_fidelity before_refining; /* of slots that icae_compress has just refined */
+    icae_fidelity before_refining; /* with the slots as the encoder made them */
 } icae_slots_info;
 
 ICAE_API icae_slots_info icae_slots_describe(const icae_slots *slots);

@@ -34,8 +34,7 @@ struct ic_refinement {
         *dx;            /* [values]: the vectors, the best ones, Adam's, gradient */
     double scale, loss; /* size of the first step; lowest loss */
     ic_score *scores;   /* [span.tokens] */
-    float *weights;
-    int32_t *rows;
+    float *weights;     /* likewise */
 };
 
 /* ---- a pass ----------------------------------------------------------------------------------- */
@@ -55,8 +54,9 @@ static void pass(ic_run *r, void *argument)
     r->be->rows(r->be, ic_mat_rows(x.m, 0, slots), NULL,
                 ic_mat_of(p->owned[0], IC_F32, slots, width), NULL, slots, 1, false);
     r->be->rows(r->be, ic_mat_rows(x.m, slots, 1), NULL, a->memory, &ae, 1, 1, false);
+    ic_var text = {ic_mat_rows(x.m, slots + 1, tokens - 1), 0};
     if (tokens > 1)
-        ic_embed(r, m, x, f->rows, ids, tokens - 1);
+        ic_embed(r, m, text, NULL, ids, tokens - 1);
     if (f->tape)
         ic_tape_begin(r, f->tape);
     ic_mat hidden = ic_transformer(r, m, NULL, &b, x).m, dhidden = {0};
@@ -92,11 +92,9 @@ static void end_span(ic_refinement *f)
     ic_free(f->memory);
     ic_free(f->scores);
     ic_free(f->weights);
-    ic_free(f->rows);
     f->tape = NULL;
     f->memory = f->weights = NULL;
     f->scores = NULL;
-    f->rows = NULL;
 }
 
 static int begin_span(ic_refinement *f)
@@ -107,13 +105,11 @@ static int begin_span(ic_refinement *f)
     IC_TRY(ic_span_prompt(&f->prompt, f->session, f->slots, &f->span));
     IC_TRY(ic_prompt_fits(&f->prompt, f->span.tokens, "refining"));
     size_t n = f->values = (size_t)f->prompt.slots * (size_t)f->slots->width;
-    int first_row = f->prompt.rows;
     IC_TRY(ic_prompt_ids(&f->prompt, ids, tokens - 1));
     f->memory = ic_alloc(5 * n, sizeof *f->memory);
     f->scores = ic_alloc(tokens, sizeof *f->scores);
     f->weights = ic_alloc(tokens, sizeof *f->weights);
-    f->rows = ic_alloc(tokens, sizeof *f->rows);
-    if (!f->memory || !f->scores || !f->weights || !f->rows)
+    if (!f->memory || !f->scores || !f->weights)
         return ICAE_ENOMEM;
     f->x = f->memory;
     f->best = f->x + n;
@@ -125,10 +121,8 @@ static int begin_span(ic_refinement *f)
     memcpy(f->best, f->x, n * sizeof *f->x);
     for (size_t i = 0; i < n; i++)
         squares += (double)f->x[i] * (double)f->x[i];
-    for (size_t i = 0; i < tokens; i++) {
+    for (size_t i = 0; i < tokens; i++)
         f->weights[i] = 1 / (float)tokens;
-        f->rows[i] = first_row + (int)i;
-    }
     f->scale = STEP * sqrt(squares / (double)n);
     f->loss = INFINITY;
     f->step = 0;
