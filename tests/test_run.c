@@ -686,6 +686,13 @@ static void test_packing(void **state)
     assert_run(&b, ICAE_PRETRAIN, "single",
                "dropout=0 batch=2 accumulate=3 batch_tokens=1 recompute=3");
     assert_true(fabs(a.last - b.last) < 1e-5 && fabs(a.eval - b.eval) < 1e-5);
+    /* with a teacher, which changes what is learned */
+    watch c = {0}, d = {0};
+    assert_run(&c, ICAE_PRETRAIN, "taught", "dropout=0 batch=6 distill=0.5");
+    assert_run(&d, ICAE_PRETRAIN, "taught-single",
+               "dropout=0 batch=2 accumulate=3 batch_tokens=1 recompute=3 distill=0.5");
+    assert_true(fabs(c.last - d.last) < 1e-5 && fabs(c.eval - d.eval) < 1e-5);
+    assert_true(fabs(c.eval - a.eval) > 1e-5);
 }
 
 static void test_plot(void **state)

@@ -636,6 +636,99 @@ static void plain_case(const char *name)
     close_named(&n);
 }
 
+/* Examples that end at target number `at` of e, with every id of the vocabulary in its place. */
+static void each_id(ic_example *out, int32_t *ids, const ic_example *e, int at, int vocabulary)
+{
+    int count = e->unscored + at + 1;
+    for (int v = 0; v < vocabulary; v++, ids += count) {
+        memcpy(ids, e->after, (size_t)count * sizeof *ids);
+        ids[count - 1] = v;
+        out[v] = *e;
+        out[v].after = ids;
+        out[v].after_count = count;
+        out[v].unscored = count - 1;
+        out[v].full = NULL;
+    }
+}
+
+/* The gradient with a teacher is that of its distribution as targets: of every id, weighted with the
+ * probability that the base gives it after reading the text itself. */
+static void distill_case(const char *name, const char *objective)
+{
+    enum { TARGETS = 3 };
+    const float share = 0.25f;
+    named_case n;
+    open_named(&n, name);
+    golden_case c = n.c;
+    int vocabulary = c.model->config.vocabulary;
+    size_t many = (size_t)vocabulary;
+    ic_example e, ae;
+    assert_true(example_of(&c, objective, &e) && example_of(&c, "ae", &ae));
+    assert_true(e.after_count >= e.unscored + TARGETS);
+    e.after_count = e.unscored + TARGETS;
+    int32_t *full = ic_alloc((size_t)e.tokens + TARGETS, sizeof *full);
+    int32_t *ids = ic_alloc(many * (size_t)e.after_count, sizeof *ids);
+    ic_example *each = ic_alloc(many, sizeof *each);
+    double *nll = ic_alloc(many, sizeof *nll), *q = ic_alloc(many, sizeof *q);
+    float *want = ic_alloc(c.params->count, sizeof *want);
+    assert_true(full && ids && each && nll && q && want);
+    memcpy(full, e.context, (size_t)e.tokens * sizeof *full);
+    memcpy(full + e.tokens, e.after + e.unscored, (TARGETS - 1) * sizeof *full);
+
+    clear(&c);
+    for (int at = 0; at < TARGETS; at++) {
+        ic_example plain = {.before = full, .before_count = e.tokens + at, .after = ids};
+        each_id(each, ids, &plain, 0, vocabulary);
+        MUST(ic_gradients(c.session, c.params, each, vocabulary,
+                          &(ic_gradient_options){.forward_only = true}, q, NULL, NULL));
+        each_id(each, ids, &e, at, vocabulary);
+        for (int v = 0; v < vocabulary; v++) {
+            float right = e.after[e.unscored + at] == v ? 1 - share : 0;
+            each[v].weight = e.weight * (right + share * (float)exp(-q[v]));
+        }
+        MUST(ic_gradients(c.session, c.params, each, vocabulary, &(ic_gradient_options){0}, nll,
+                          NULL, NULL));
+    }
+    MUST(ic_gradients(c.session, c.params, &ae, 1, &(ic_gradient_options){0}, nll, NULL, NULL));
+    memcpy(want, c.params->g, c.params->count * sizeof *want);
+
+    e.full = full;
+    e.full_count = e.tokens + TARGETS - 1;
+    for (int tier = 0; tier <= 3; tier++) {
+        ic_gradient_options o = {.distill = share, .recompute = tier};
+        double got[2], usual;
+        clear(&c);
+        MUST(ic_gradients(c.session, c.params, (ic_example[]){ae, e}, 2, &o, got, NULL, NULL));
+        golden_limit(name, "gradient with a teacher",
+                     golden_relative_l2(c.params->g, want, c.params->count), 1e-5);
+        gradient_of(&c, &e, 1, tier, &usual);
+        golden_limit(name, "loss told with a teacher", fabs(got[1] - usual) / usual, 1e-5);
+    }
+    assert_true(golden_relative_l2(c.params->g, want, c.params->count) > 1e-2);
+    e.full_count = TARGETS - 1;
+    assert_int_equal(
+        ic_gradients(c.session, c.params, &e, 1, &(ic_gradient_options){0}, nll, NULL, NULL),
+        ICAE_EINVAL);
+    ic_free(full);
+    ic_free(ids);
+    ic_free(each);
+    ic_free(nll);
+    ic_free(q);
+    ic_free(want);
+    example_free(&e);
+    example_free(&ae);
+    close_named(&n);
+}
+
+static void test_distill(void **state)
+{
+    (void)state;
+    distill_case("llama", "lm");
+    distill_case("llama", "ft");
+    distill_case("llama-spread-proportional", "lm");
+    distill_case("qwen3", "ft");
+}
+
 static void test_both(void **state)
 {
     (void)state;
@@ -827,9 +920,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models),    cmocka_unit_test(test_both),
-        cmocka_unit_test(test_gguf),      cmocka_unit_test(test_fresh),
-        cmocka_unit_test(test_many_rows), cmocka_unit_test(test_update),
-        cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_models),  cmocka_unit_test(test_both),
+        cmocka_unit_test(test_distill), cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_fresh),   cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_update),  cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -169,7 +169,7 @@ static void score_rows(ic_run *r, const reading *rd, ic_var hidden)
         const ic_read *one = &rd->reads[s];
         if (one->scored)
             ic_score_hidden(r, rd->session->model, ic_mat_rows(hidden.m, row, one->scored),
-                            one->targets, one->scores, NULL, (ic_mat){0});
+                            one->targets, one->scores, NULL, NULL, (ic_mat){0});
     }
 }
 

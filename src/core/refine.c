@@ -62,7 +62,7 @@ static void pass(ic_run *r, void *argument)
     ic_mat hidden = ic_transformer(r, m, NULL, &b, x).m, dhidden = {0};
     if (f->tape)
         dhidden = ic_new(r, tokens, width, IC_F32).m;
-    ic_score_hidden(r, m, hidden, ids, f->scores, f->weights, dhidden);
+    ic_score_hidden(r, m, hidden, ids, f->scores, f->weights, NULL, dhidden);
     if (!f->tape)
         return;
     ic_mat dx = ic_mat_rows(ic_tape_back(r, dhidden), 0, slots);

@@ -194,10 +194,19 @@ void ic_embed(ic_run *r, const icae_model *model, ic_var x, const int32_t *to, c
 
 /* Logits [rows, V] F32 of hidden states. */
 ic_var ic_logits(ic_run *r, const icae_model *model, ic_var hidden);
+/* Another reader of the same targets: a row's target becomes that reader's distribution, to the share
+ * weights[row] / (weight of the row's loss). */
+typedef struct ic_teacher {
+    ic_mat hidden;        /* [rows, D] of r->act; rows of weight 0 are any rows */
+    const float *weights; /* [rows] */
+} ic_teacher;
+
 /* Scores of hidden rows against the targets, the logits of some rows at a time since V may be large; if
- * dhidden [rows, D] F32 has memory, also the gradient of the sum of weights times losses. */
+ * dhidden [rows, D] F32 has memory, also the gradient of the sum of weights times losses, whose targets
+ * are mixed with those of a teacher (NULL: none). Scores are always against the targets themselves. */
 void ic_score_hidden(ic_run *r, const icae_model *model, ic_mat hidden, const int32_t *targets,
-                     ic_score *scores, const float *weights, ic_mat dhidden);
+                     ic_score *scores, const float *weights, const ic_teacher *teacher,
+                     ic_mat dhidden);
 
 /* ---- sampling (sample.c) ---------------------------------------------------------------------- */
 

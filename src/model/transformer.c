@@ -119,7 +119,8 @@ ic_var ic_logits(ic_run *r, const icae_model *model, ic_var hidden)
 enum { LOGIT_VALUES = 8 << 20, LOGIT_ROWS = 96 };
 
 void ic_score_hidden(ic_run *r, const icae_model *m, ic_mat hidden, const int32_t *targets,
-                     ic_score *scores, const float *weights, ic_mat dhidden)
+                     ic_score *scores, const float *weights, const ic_teacher *teacher,
+                     ic_mat dhidden)
 {
     ic_run plain = *r;
     plain.tape = NULL;
@@ -132,6 +133,12 @@ void ic_score_hidden(ic_run *r, const icae_model *m, ic_mat hidden, const int32_
         r->be->score(r->be, scores + i, logits, targets + i);
         if (dhidden.data) {
             r->be->score_back(r->be, logits, targets + i, weights + i);
+            if (teacher) { /* w (p - target) - v (q - target) = w (p - target (1 - v/w) - q v/w) */
+                ic_mat taught =
+                    ic_logits(&plain, m, (ic_var){ic_mat_rows(teacher->hidden, i, n), 0}).m;
+                r->be->score_back(r->be, taught, targets + i, teacher->weights + i);
+                r->be->rows(r->be, logits, NULL, taught, NULL, n, -1, true);
+            }
             ic_mat d = logits;
             if (r->act != IC_F32) {
                 d = ic_new(r, n, logits.cols, r->act).m;

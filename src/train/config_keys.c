@@ -91,6 +91,9 @@ const ic_key ic_keys[] = {
     {"plain_share", REAL, AT(plain_share), "0.5", NULL, 0, 1, NULL, DECIDES,
      "lora = both: share of continuing and answering from the text itself, so that the base stays "
      "what it is"},
+    {"distill", REAL, AT(distill), "0", NULL, 0, 1, NULL, DECIDES,
+     "continuing and answering from slots: share of each target that is what the base says after "
+     "reading the text itself"},
     /* the optimiser */
     {"steps", INT, AT(steps), "0", NULL, 0, BIG, NULL, DECIDES,
      "optimiser steps; without steps, tokens and hours: 1000"},

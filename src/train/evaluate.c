@@ -36,6 +36,7 @@ static int run_micro(ic_training *t, const ic_sampler *s, const ic_item *items, 
     /* the first sample of a micro-batch names its dropout masks, whoever runs it */
     ic_gradient_options options = {.recompute = t->recompute,
                                    .dropout = train ? (float)t->s->dropout : 0,
+                                   .distill = (float)t->s->distill,
                                    .seed = (uint64_t)t->s->seed,
                                    .step = t->state.samples + (uint64_t)m->first,
                                    .forward_only = !train};

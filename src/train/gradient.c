@@ -3,8 +3,9 @@
  *
  * All segments of all examples go through base + LoRA as one batch; their slots, with what stands
  * before and after them, go through the base (+ LoRA, if the adapter is of both) as a second one; the
- * head sees only rows with loss, some at a time. Then the same backwards (model/tape.h). Owns the layout
- * of the two batches; knows nothing of optimisers or data.
+ * head sees only rows with loss, some at a time. Then the same backwards (model/tape.h). What a teacher
+ * says is asked first: the base without LoRA reads texts themselves, as a third batch. Owns the layout
+ * of the batches; knows nothing of optimisers or data.
  */
 #include "model/tape.h"
 #include "train/train.h"
@@ -17,7 +18,7 @@ typedef struct source {
     int count;
 } source;
 
-/* One of the two batches. */
+/* One of the batches. */
 typedef struct side {
     int *start, *tail;
     float *pos;
@@ -31,12 +32,14 @@ typedef struct work {
     const ic_example *examples;
     const ic_gradient_options *options;
     ic_lora_set lora; /* with dropout */
-    side encoder, decoder;
+    side encoder, decoder, teacher;
     source slots; /* decoder's rows that are the encoder's results, in order */
     int32_t *targets;
     float *weights; /* of each target */
     ic_score *scores;
-    ic_tape *tape[2]; /* encoder, decoder; NULL: forward only */
+    int32_t *taught;        /* the teacher's row of each target; 0 where it has none, */
+    float *teacher_weights; /* and then this is 0 */
+    ic_tape *tape[2];       /* encoder, decoder; NULL: forward only */
 } work;
 
 /* ---- layout ----------------------------------------------------------------------------------- */
@@ -124,12 +127,20 @@ static void lay_example(work *w, const ic_example *e)
         next = start - 1; /* restored text stands where the text stood */
     for (int i = 0; i + 1 < e->after_count; i++)
         put_id(w, d, e->after[i], next++);
-    for (int i = e->unscored; i < e->after_count && w->targets; i++) {
-        int n = d->tails + i - e->unscored;
-        w->targets[n] = e->after[i];
+    int scored = e->after_count - e->unscored;
+    bool taught = e->full && w->options->distill > 0 && !w->options->forward_only;
+    for (int i = 0; i < scored && w->targets; i++) {
+        int n = d->tails + i;
+        w->targets[n] = e->after[e->unscored + i];
         w->weights[n] = e->weight;
+        w->taught[n] = taught ? w->teacher.tails + i : 0;
+        w->teacher_weights[n] = taught ? e->weight * w->options->distill : 0;
     }
-    end_sequence(d, e->after_count - e->unscored);
+    end_sequence(d, scored);
+    for (int i = 0; i < e->full_count && taught; i++)
+        put_id(w, &w->teacher, e->full[i], i);
+    if (taught)
+        end_sequence(&w->teacher, scored);
 }
 
 /* Up to a number that comes again: at most 1.6% more. */
@@ -156,15 +167,16 @@ static void lay_padding(work *w, side *d)
 
 static void lay_out(work *w, int count)
 {
-    side *sides[] = {&w->encoder, &w->decoder};
-    for (int i = 0; i < 2; i++)
+    side *sides[] = {&w->encoder, &w->decoder, &w->teacher};
+    for (int i = 0; i < 3; i++)
         sides[i]->seqs = sides[i]->rows = sides[i]->tails = sides[i]->text.count =
             sides[i]->table.count = 0;
     w->slots.count = 0;
     for (int i = 0; i < count; i++)
         lay_example(w, &w->examples[i]);
-    for (int i = 0; i < 2; i++)
-        lay_padding(w, sides[i]);
+    for (int i = 0; i < 3; i++)
+        if (sides[i] != &w->teacher || w->teacher.seqs)
+            lay_padding(w, sides[i]);
 }
 
 static bool source_new(source *s)
@@ -178,8 +190,8 @@ static bool source_new(source *s)
 static bool side_new(side *d)
 {
     d->start = ic_alloc((size_t)d->seqs + 1, sizeof *d->start);
-    d->tail = ic_alloc((size_t)d->seqs, sizeof *d->tail);
-    d->pos = ic_alloc((size_t)d->rows, sizeof *d->pos);
+    d->tail = ic_alloc((size_t)IC_MAX(d->seqs, 1), sizeof *d->tail);
+    d->pos = ic_alloc((size_t)IC_MAX(d->rows, 1), sizeof *d->pos);
     return d->start && d->tail && d->pos && source_new(&d->text) && source_new(&d->table);
 }
 
@@ -221,6 +233,10 @@ static int check_example(const work *w, const ic_example *e)
     IC_TRY(check_ids(w, e->before, e->before_count, IC_FT));
     IC_TRY(check_ids(w, e->after, e->unscored, IC_FT));
     IC_TRY(check_ids(w, e->after + e->unscored, e->after_count - e->unscored, 0));
+    if (e->full && e->full_count < e->after_count - e->unscored)
+        return ic_fail(ICAE_EINVAL, "a teacher reads %d ids, fewer than the %d targets",
+                       e->full_count, e->after_count - e->unscored);
+    IC_TRY(check_ids(w, e->full, e->full ? e->full_count : 0, 0));
 done:
     return rc;
 }
@@ -263,10 +279,29 @@ static ic_batch batch_of(const side *d)
     return (ic_batch){.seqs = d->seqs, .start = d->start, .pos = d->pos, .tail = d->tail};
 }
 
+/* The teacher's hidden state for every target. */
+static ic_mat ask_teacher(ic_run *r, const work *w)
+{
+    const icae_model *m = w->params->model;
+    const side *d = &w->teacher;
+    ic_batch b = batch_of(d);
+    ic_mat hidden = ic_new(r, w->decoder.tails, m->config.width, r->act).m;
+    size_t mark = ic_arena_mark(r->arena);
+    ic_var x = ic_new(r, d->rows, m->config.width, IC_F32);
+    ic_embed(r, m, x, d->text.row, d->text.from, d->text.count);
+    ic_mat all = ic_transformer(r, m, NULL, &b, x).m;
+    r->be->rows(r->be, hidden, NULL, all, w->taught, hidden.rows, 1, false);
+    ic_arena_release(r->arena, mark);
+    return hidden;
+}
+
 static void pass(ic_run *r, void *argument)
 {
     const work *w = argument;
     int width = w->params->model->config.width;
+    ic_teacher teacher = {.weights = w->teacher_weights};
+    if (w->teacher.seqs)
+        teacher.hidden = ask_teacher(r, w);
     ic_batch encoder = batch_of(&w->encoder), decoder = batch_of(&w->decoder);
     ic_mat slots = run_side(r, w, &w->encoder, &encoder, (ic_mat){0}).m;
     ic_mat dslots = {0}, dhidden = {0};
@@ -276,7 +311,8 @@ static void pass(ic_run *r, void *argument)
     }
     size_t mark = ic_arena_mark(r->arena);
     ic_mat hidden = run_side(r, w, &w->decoder, &decoder, slots).m;
-    ic_score_hidden(r, w->params->model, hidden, w->targets, w->scores, w->weights, dhidden);
+    ic_score_hidden(r, w->params->model, hidden, w->targets, w->scores, w->weights,
+                    w->teacher.seqs ? &teacher : NULL, dhidden);
     if (!w->tape[0])
         return;
     ic_mat dx = ic_tape_back(r, dhidden);
@@ -306,8 +342,11 @@ static int work_new(work *w, int count)
     w->targets = ic_alloc(n, sizeof *w->targets);
     w->weights = ic_alloc(n, sizeof *w->weights);
     w->scores = ic_alloc(n, sizeof *w->scores);
-    if (!w->targets || !w->weights || !w->scores || !side_new(&w->encoder) ||
-        !side_new(&w->decoder) || !source_new(&w->slots))
+    w->taught = ic_alloc(n, sizeof *w->taught);
+    w->teacher_weights = ic_alloc(n, sizeof *w->teacher_weights);
+    if (!w->targets || !w->weights || !w->scores || !w->taught || !w->teacher_weights ||
+        !side_new(&w->encoder) || !side_new(&w->decoder) || !side_new(&w->teacher) ||
+        !source_new(&w->slots))
         return ICAE_ENOMEM;
     lay_out(w, count);
     for (int i = 0; i < 2 && !o->forward_only; i++)
@@ -324,10 +363,13 @@ static void work_free(work *w)
 {
     side_free(&w->encoder);
     side_free(&w->decoder);
+    side_free(&w->teacher);
     source_free(&w->slots);
     ic_free(w->targets);
     ic_free(w->weights);
     ic_free(w->scores);
+    ic_free(w->taught);
+    ic_free(w->teacher_weights);
     ic_tape_free(w->tape[0]);
     ic_tape_free(w->tape[1]);
 }

@@ -59,6 +59,8 @@ static ic_example worst(const ic_training *t, const int32_t *ids, int tokens)
                         .after = ids,
                         .tokens = tokens,
                         .after_count = tokens + 2,
+                        .full = ids,
+                        .full_count = tokens + 2,
                         .unscored = 1,
                         .rate = (float)rate,
                         .weight = 1};
@@ -80,7 +82,8 @@ static int measure(ic_training *t, int64_t budget, int tier, size_t *bytes)
         e[i] = worst(t, ids, longest);
     if (rest > 0 && rest <= longest)
         e[count++] = worst(t, ids, rest);
-    ic_gradient_options o = {.recompute = tier, .dropout = (float)t->s->dropout};
+    ic_gradient_options o = {
+        .recompute = tier, .dropout = (float)t->s->dropout, .distill = (float)t->s->distill};
     *bytes = ic_gradients_measure(t->session, t->params, e, count, &o);
     ic_free(ids);
     ic_free(e);
@@ -150,7 +153,7 @@ double ic_measure_peak(ic_training *t)
 double ic_training_work(const ic_training *t, const ic_item *items, int count)
 {
     const ic_config *c = &t->model->config;
-    double linear = 0, lora = 0, encoder = 0, decoder = 0, scored = 0;
+    double linear = 0, lora = 0, encoder = 0, decoder = 0, scored = 0, teacher = 0, taught = 0;
     for (int l = 0; l < c->layers; l++)
         for (int i = 0; i < IC_TARGETS; i++) {
             ic_mat w = t->model->layer[l].linear[i].w;
@@ -170,10 +173,14 @@ double ic_training_work(const ic_training *t, const ic_item *items, int count)
             slots += ic_segment_slots(
                 t->params->adapter, o->rate,
                 ic_segment_tokens(t->params->adapter, o->rate, (uint64_t)o->tokens, s));
+        if (t->s->distill > 0 && o->objective != IC_OBJECTIVE_AE) {
+            teacher += o->cost;
+            taught += o->targets;
+        }
         encoder += o->tokens + slots;
         decoder += o->cost - o->tokens + slots;
     }
     double adapted = encoder + (t->params->adapter->both ? decoder : 0);
-    return 4 * linear * (encoder + decoder) + 6 * lora * adapted +
-           4 * (double)c->vocabulary * c->width * scored;
+    return 4 * linear * (encoder + decoder) + 2 * linear * teacher + 6 * lora * adapted +
+           2 * (double)c->vocabulary * c->width * (2 * scored + taught);
 }

@@ -34,7 +34,7 @@ typedef struct ic_settings {
     char *cache, *lengths, *longer;
     bool strict;
     int64_t min_tokens, max_tokens, continuation, grow;
-    double multi_share, plain_share, ae_weight, lm_weight, ft_weight;
+    double multi_share, plain_share, distill, ae_weight, lm_weight, ft_weight;
     int64_t steps, tokens, batch, accumulate, batch_tokens, warmup;
     double hours, lr, min_lr, clip, decay, beta1, beta2, eps;
     char *schedule, *recompute;

@@ -391,10 +391,15 @@ void ic_sampler_draw(const ic_sampler *s, ic_item *out, uint64_t index, ic_objec
 
 /* ---- filling ---------------------------------------------------------------------------------- */
 
+static bool is_taught(const ic_sampler *s, const ic_item *o)
+{
+    return s->s->distill > 0 && !o->plain && o->objective != IC_OBJECTIVE_AE;
+}
+
+/* With a teacher the same again without slots, which can begin with an id more. */
 size_t ic_item_ids(const ic_sampler *s, const ic_item *o)
 {
-    (void)s;
-    return (size_t)o->cost;
+    return (size_t)o->cost + (is_taught(s, o) ? (size_t)o->cost + s->gap.count + 1 : 0);
 }
 
 /* Appends a part of the document, or ids. */
@@ -442,6 +447,19 @@ done:
     return rc;
 }
 
+/* A text that is too long to be read as it is has no teacher. */
+static int fill_teacher(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_example *out)
+{
+    ic_example plain;
+    int rc = fill_plain(s, o, ids, &plain);
+    int count = plain.before_count + plain.after_count - 1;
+    if (rc == ICAE_OK && count <= s->model->config.max_positions) {
+        out->full = ids;
+        out->full_count = count;
+    }
+    return rc;
+}
+
 int ic_sampler_fill(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_example *out)
 {
     int rc = ICAE_OK, bos = s->adapter->bos, text = o->tokens - bos;
@@ -478,6 +496,8 @@ int ic_sampler_fill(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_exam
         *at++ = s->eos;
     }
     out->after_count = (int)(at - out->after);
+    if (is_taught(s, o))
+        IC_TRY(fill_teacher(s, o, at, out));
 done:
     return rc;
 }

@@ -57,6 +57,10 @@ typedef enum { IC_OBJECTIVE_AE, IC_OBJECTIVE_LM, IC_OBJECTIVE_FT, IC_OBJECTIVES 
 typedef struct ic_example {
     const int32_t *context, *before, *after;
     int tokens, before_count, after_count, unscored;
+    /* The text itself in place of its slots, and the targets but for the last: what a teacher reads.
+     * NULL: this example has none. */
+    const int32_t *full;
+    int full_count;
     float rate;             /* 0: the adapter's */
     float weight;           /* of each target's loss in the sum that is differentiated */
     ic_objective objective; /* for reports */
@@ -65,6 +69,8 @@ typedef struct ic_example {
 typedef struct ic_gradient_options {
     int recompute; /* 0: keep all activations … 3: keep layer inputs only */
     float dropout; /* on the input of LoRA's A; 0: off */
+    float
+        distill; /* share of a target that is what the base without LoRA says behind `full`; 0: none */
     uint64_t seed,
         step; /* of dropout: another `step` for every batch and process gives other masks */
     bool forward_only; /* evaluation: losses, no gradient */
@@ -72,7 +78,9 @@ typedef struct ic_gradient_options {
 
 /* Adds to params->g the gradient of sum over examples and targets of weight * nll; all examples run as
  * one packed batch: all their segments through base + LoRA, then all decoder sequences through the
- * base (+ LoRA, if the adapter is of both). nll_sum[i]: plain sum of example i's losses; right[i] (may
+ * base (+ LoRA, if the adapter is of both). With `distill` (self-distillation: xRAG, arXiv 2405.13792) the
+ * loss of examples with `full` is to that share the cross-entropy with the base's own distribution.
+ * nll_sum[i]: plain sum of example i's losses against its targets; right[i] (may
  * be NULL): targets that are argmax; prefix[i] (may be NULL): right targets from the first on. */
 int ic_gradients(icae_session *s, ic_params *params, const ic_example *examples, int count,
                  const ic_gradient_options *options, double *nll_sum, int *right, int *prefix);
