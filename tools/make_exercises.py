@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes exercises out of text, for training a small base and its adapter (docs/training-the-demo.md).
 
-    tools/make_exercises.py OUT 'texts/prose-*.jsonl.zst' [--megabytes 36] [--rows 20000] [--seed 1]
+    tools/make_exercises.py OUT 'texts/prose-*.jsonl.zst' [--questions instruct.jsonl.zst] [--megabytes 36] [--rows 20000] [--seed 1]
 
 OUT gets
   replaced.jsonl  {"text"}: documents of which a tenth to seven tenths of the words are replaced by others, so that what stands
@@ -9,6 +9,9 @@ OUT gets
   blanks.jsonl    {"context", "prompt", "response"}: a sentence of the context without one of its names or words, which is the answer;
                   where that stands elsewhere in the context too, the sentence itself is often cut out of it
   passages.jsonl  {"context", "prompt", "response"}: some words of the context, and what follows them there
+  facts.jsonl     {"context", "prompt", "response"}: the profile of a country, put together out of the fields of several, and one of
+                  them asked for: the answer cannot be known, only looked up. Fields, sentences and questions are those of the
+                  rows of task "fact" in --questions
 """
 import argparse
 import collections
@@ -25,13 +28,17 @@ NAME = re.compile(r"(?<= )[A-Z][a-z]+(?: [A-Z][a-z]+){0,2}|(?<= )\d[\d,]*")
 PLAIN = re.compile(r"(?<= )[a-z]{4,}")
 
 
+def unpack(path):
+    return subprocess.run(["zstdcat", path], capture_output=True, check=True).stdout.splitlines()
+
+
 def documents(patterns, size):
     """Texts of the files in random order, up to `size` characters of each pattern's files."""
     texts = []
     for pattern in patterns:
         files = sorted(glob.glob(pattern))
         for path in files:
-            lines = subprocess.run(["zstdcat", path], capture_output=True, check=True).stdout.splitlines()
+            lines = unpack(path)
             random.shuffle(lines)
             left = size / len(patterns) / len(files)
             for line in lines:
@@ -91,10 +98,57 @@ def passage(text):
             "response": text[middle:words[i + cue + length - 1].end()].strip()}
 
 
+def read_profiles(rows):
+    """{country: {field: value}}, {field: sentences}, {field: questions}, with {C} and {V} for country and value."""
+    values, lines = collections.defaultdict(dict), collections.defaultdict(list)
+    for row in rows:
+        head, gap, body = row["context"].partition("\n\n")
+        pairs = [line.split(": ", 1) for line in body.split("\n")]
+        if gap and len(head) < 50 and all(len(pair) == 2 and len(pair[0]) < 30 for pair in pairs):
+            values[head].update(pairs)
+        else:
+            lines[row["source"]] += re.split(r"(?<=\.) (?=[A-Z])", row["context"])
+    sentences, questions = collections.defaultdict(collections.Counter), collections.defaultdict(collections.Counter)
+    for row in rows:
+        country = next((name for name in values if name in row["prompt"] or row["context"].startswith(name + "\n")), None)
+        for field, value in values.get(country, {}).items():
+            if row["response"] == value:
+                questions[field][row["prompt"].replace(country, "{C}")] += 1
+            for line in lines[row["source"]] if len(value) > 3 else ():
+                if value in line:
+                    sentences[field][line.replace(value, "{V}").replace(country, "{C}")] += 1
+    often = lambda counts: {field: [text for text, n in c.items() if n >= max(10, c.total() / 10)] for field, c in counts.items()}
+    return values, often(sentences), often(questions)
+
+
+def facts(rows, count):
+    values, sentences, questions = read_profiles([row for row in rows if row["task"] == "fact"])
+    fields = [field for field in questions if questions[field]]
+    named = {field: [v[field] for v in values.values() if field in v] for field in fields}
+    for _ in range(count):
+        country, own = random.choice(list(values.items()))
+        strange = random.choice((0, 0.5, 1))
+        chosen = random.sample(fields, random.randrange(2, min(len(fields), 22)))
+        facts = {f: own[f] if f in own and random.random() >= strange else random.choice(named[f]) for f in chosen}
+        size = 0
+        for field in chosen:  # as much as is read at once
+            size += len(facts[field]) + 24
+            if size > 1400:
+                facts.pop(field)
+        asked = random.choice(list(facts))
+        if random.random() < 0.5 or not all(sentences.get(f) for f in facts):
+            context = country + "\n\n" + "\n".join(f"{field}: {value}" for field, value in facts.items())
+        else:
+            context = f"This is about {country}. " + " ".join(
+                random.choice(sentences[f]).replace("{C}", country).replace("{V}", v) for f, v in facts.items())
+        yield {"context": context, "prompt": random.choice(questions[asked]).replace("{C}", country), "response": facts[asked]}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", help="folder")
     p.add_argument("texts", nargs="+", help="patterns of .jsonl.zst files with \"text\"")
+    p.add_argument("--questions", help=".jsonl.zst with \"task\", for facts.jsonl")
     p.add_argument("--megabytes", type=float, default=36, help="of text to read")
     p.add_argument("--rows", type=int, default=20000, help="of blanks, and of passages")
     p.add_argument("--seed", type=int, default=1)
@@ -119,6 +173,8 @@ def main():
     write("replaced.jsonl", replaced(texts))
     write("blanks.jsonl", exercises(blank))
     write("passages.jsonl", exercises(passage))
+    if a.questions:
+        write("facts.jsonl", facts(list(map(json.loads, unpack(a.questions))), a.rows))
 
 
 if __name__ == "__main__":
