@@ -9,9 +9,11 @@ OUT gets
   blanks.jsonl    {"context", "prompt", "response"}: a sentence of the context without one of its names or words, which is the answer;
                   where that stands elsewhere in the context too, the sentence itself is often cut out of it
   passages.jsonl  {"context", "prompt", "response"}: some words of the context, and what follows them there
+  shuffled.jsonl  {"context", "prompt", "response"}: all of the context, in pieces of 5 to 16 words in another order. Behind the first words
+                  of a piece the rest can only be found by them: some two hundred answers to look up in one row
   facts.jsonl     {"context", "prompt", "response"}: the profile of a country, put together out of the fields of several, and one of
-                  them asked for: the answer cannot be known, only looked up. Fields, sentences and questions are those of the
-                  rows of task "fact" in --questions
+                  them asked for, or all in another order: the answer cannot be known, only looked up. Fields, sentences and
+                  questions are those of the rows of task "fact" in --questions
 """
 import argparse
 import collections
@@ -98,6 +100,16 @@ def passage(text):
             "response": text[middle:words[i + cue + length - 1].end()].strip()}
 
 
+def shuffled(text):
+    words, pieces = text.split(), []
+    while words:
+        n = random.randrange(5, 17)
+        pieces.append(" ".join(words[:n]))
+        del words[:n]
+    random.shuffle(pieces)
+    return {"context": text, "prompt": "In another order:", "response": " | ".join(pieces)}
+
+
 def read_profiles(rows):
     """{country: {field: value}}, {field: sentences}, {field: questions}, with {C} and {V} for country and value."""
     values, lines = collections.defaultdict(dict), collections.defaultdict(list)
@@ -136,12 +148,16 @@ def facts(rows, count):
             if size > 1400:
                 facts.pop(field)
         asked = random.choice(list(facts))
+        prompt, answer = random.choice(questions[asked]).replace("{C}", country), facts[asked]
+        if random.random() < 0.3:
+            order = random.sample(list(facts), len(facts))
+            prompt, answer = f"Tell of {country}: " + "; ".join(order), " | ".join(f"{f}: {facts[f]}" for f in order)
         if random.random() < 0.5 or not all(sentences.get(f) for f in facts):
             context = country + "\n\n" + "\n".join(f"{field}: {value}" for field, value in facts.items())
         else:
             context = f"This is about {country}. " + " ".join(
                 random.choice(sentences[f]).replace("{C}", country).replace("{V}", v) for f, v in facts.items())
-        yield {"context": context, "prompt": random.choice(questions[asked]).replace("{C}", country), "response": facts[asked]}
+        yield {"context": context, "prompt": prompt, "response": answer}
 
 
 def main():
@@ -150,7 +166,7 @@ def main():
     p.add_argument("texts", nargs="+", help="patterns of .jsonl.zst files with \"text\"")
     p.add_argument("--questions", help=".jsonl.zst with \"task\", for facts.jsonl")
     p.add_argument("--megabytes", type=float, default=36, help="of text to read")
-    p.add_argument("--rows", type=int, default=20000, help="of blanks, and of passages")
+    p.add_argument("--rows", type=int, default=20000, help="of each kind of question")
     p.add_argument("--seed", type=int, default=1)
     a = p.parse_args()
     random.seed(a.seed)
@@ -173,6 +189,7 @@ def main():
     write("replaced.jsonl", replaced(texts))
     write("blanks.jsonl", exercises(blank))
     write("passages.jsonl", exercises(passage))
+    write("shuffled.jsonl", exercises(shuffled))
     if a.questions:
         write("facts.jsonl", facts(list(map(json.loads, unpack(a.questions))), a.rows))
 
