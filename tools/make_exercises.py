@@ -110,6 +110,11 @@ def shuffled(text):
     return {"context": text, "prompt": "In another order:", "response": " | ".join(pieces)}
 
 
+def often(counts):
+    """{field: the texts that are a tenth of its texts or more}"""
+    return {field: [text for text, n in c.items() if n >= max(10, c.total() / 10)] for field, c in counts.items()}
+
+
 def read_profiles(rows):
     """{country: {field: value}}, {field: sentences}, {field: questions}, with {C} and {V} for country and value."""
     values, lines = collections.defaultdict(dict), collections.defaultdict(list)
@@ -129,7 +134,6 @@ def read_profiles(rows):
             for line in lines[row["source"]] if len(value) > 3 else ():
                 if value in line:
                     sentences[field][line.replace(value, "{V}").replace(country, "{C}")] += 1
-    often = lambda counts: {field: [text for text, n in c.items() if n >= max(10, c.total() / 10)] for field, c in counts.items()}
     return values, often(sentences), often(questions)
 
 
