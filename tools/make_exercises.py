@@ -10,7 +10,7 @@ OUT gets
                   where that stands elsewhere in the context too, the sentence itself is often cut out of it
   passages.jsonl  {"context", "prompt", "response"}: some words of the context, and what follows them there
   shuffled.jsonl  {"context", "prompt", "response"}: all of the context, in pieces of 5 to 16 words in another order. Behind the first words
-                  of a piece the rest can only be found by them: some two hundred answers to look up in one row
+                  of a piece the rest can only be found by them: nearly every word of a row is one to look up
   facts.jsonl     {"context", "prompt", "response"}: the profile of a country, put together out of the fields of several, and one of
                   them asked for, or all in another order: the answer cannot be known, only looked up. Fields, sentences and
                   questions are those of the rows of task "fact" in --questions
@@ -127,7 +127,8 @@ def read_profiles(rows):
             lines[row["source"]] += re.split(r"(?<=\.) (?=[A-Z])", row["context"])
     sentences, questions = collections.defaultdict(collections.Counter), collections.defaultdict(collections.Counter)
     for row in rows:
-        country = next((name for name in values if name in row["prompt"] or row["context"].startswith(name + "\n")), None)
+        names = [name for name in values if name in row["prompt"] or row["context"].startswith(name + "\n")]
+        country = max(names, key=len, default=None)  # Nigeria, not Niger
         for field, value in values.get(country, {}).items():
             if row["response"] == value:
                 questions[field][row["prompt"].replace(country, "{C}")] += 1
@@ -145,22 +146,22 @@ def facts(rows, count):
         country, own = random.choice(list(values.items()))
         strange = random.choice((0, 0.5, 1))
         chosen = random.sample(fields, random.randrange(2, min(len(fields), 22)))
-        facts = {f: own[f] if f in own and random.random() >= strange else random.choice(named[f]) for f in chosen}
+        profile = {f: own[f] if f in own and random.random() >= strange else random.choice(named[f]) for f in chosen}
         size = 0
         for field in chosen:  # as much as is read at once
-            size += len(facts[field]) + 24
+            size += len(profile[field]) + 24
             if size > 1400:
-                facts.pop(field)
-        asked = random.choice(list(facts))
-        prompt, answer = random.choice(questions[asked]).replace("{C}", country), facts[asked]
+                profile.pop(field)
+        asked = random.choice(list(profile))
+        prompt, answer = random.choice(questions[asked]).replace("{C}", country), profile[asked]
         if random.random() < 0.3:
-            order = random.sample(list(facts), len(facts))
-            prompt, answer = f"Tell of {country}: " + "; ".join(order), " | ".join(f"{f}: {facts[f]}" for f in order)
-        if random.random() < 0.5 or not all(sentences.get(f) for f in facts):
-            context = country + "\n\n" + "\n".join(f"{field}: {value}" for field, value in facts.items())
+            order = random.sample(list(profile), len(profile))
+            prompt, answer = f"Tell of {country}: " + "; ".join(order), " | ".join(f"{f}: {profile[f]}" for f in order)
+        if random.random() < 0.5 or not all(sentences.get(f) for f in profile):
+            context = country + "\n\n" + "\n".join(f"{field}: {value}" for field, value in profile.items())
         else:
             context = f"This is about {country}. " + " ".join(
-                random.choice(sentences[f]).replace("{C}", country).replace("{V}", v) for f, v in facts.items())
+                random.choice(sentences[f]).replace("{C}", country).replace("{V}", v) for f, v in profile.items())
         yield {"context": context, "prompt": prompt, "response": answer}
 
 

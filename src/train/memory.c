@@ -173,7 +173,7 @@ double ic_training_work(const ic_training *t, const ic_item *items, int count)
             slots += ic_segment_slots(
                 t->params->adapter, o->rate,
                 ic_segment_tokens(t->params->adapter, o->rate, (uint64_t)o->tokens, s));
-        if (t->s->distill > 0 && o->objective != IC_OBJECTIVE_AE) {
+        if (o->taught) {
             teacher += o->cost;
             taught += o->targets;
         }

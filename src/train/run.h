@@ -191,6 +191,7 @@ typedef struct ic_item {
     int tokens;               /* of the context, bos included */
     int continuation, prompt, answer;
     bool plain;        /* the context is read as it is, without slots */
+    bool taught;       /* it is read so too, by a teacher */
     int targets, cost; /* tokens with loss; tokens read by encoder and decoder */
 } ic_item;
 

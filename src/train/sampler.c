@@ -386,20 +386,17 @@ void ic_sampler_draw(const ic_sampler *s, ic_item *out, uint64_t index, ic_objec
         draw_text(s, out, index, reach);
     if (objective == IC_OBJECTIVES && s->adapter->both && out->objective != IC_OBJECTIVE_AE)
         out->plain = draw(s, DRAW_PLAIN, index) < s->s->plain_share;
+    out->taught = objective == IC_OBJECTIVES && s->s->distill > 0 && !out->plain &&
+                  out->objective != IC_OBJECTIVE_AE;
     finish(s, out);
 }
 
 /* ---- filling ---------------------------------------------------------------------------------- */
 
-static bool is_taught(const ic_sampler *s, const ic_item *o)
-{
-    return s->s->distill > 0 && !o->plain && o->objective != IC_OBJECTIVE_AE;
-}
-
 /* With a teacher the same again without slots, which can begin with an id more. */
 size_t ic_item_ids(const ic_sampler *s, const ic_item *o)
 {
-    return (size_t)o->cost + (is_taught(s, o) ? (size_t)o->cost + s->gap.count + 1 : 0);
+    return (size_t)o->cost + (o->taught ? (size_t)o->cost + s->gap.count + 1 : 0);
 }
 
 /* Appends a part of the document, or ids. */
@@ -496,7 +493,7 @@ int ic_sampler_fill(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_exam
         *at++ = s->eos;
     }
     out->after_count = (int)(at - out->after);
-    if (is_taught(s, o))
+    if (o->taught)
         IC_TRY(fill_teacher(s, o, at, out));
 done:
     return rc;

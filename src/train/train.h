@@ -69,8 +69,7 @@ typedef struct ic_example {
 typedef struct ic_gradient_options {
     int recompute; /* 0: keep all activations … 3: keep layer inputs only */
     float dropout; /* on the input of LoRA's A; 0: off */
-    float
-        distill; /* share of a target that is what the base without LoRA says behind `full`; 0: none */
+    float distill; /* share of a target that is the base's own, read after `full`; 0: off */
     uint64_t seed,
         step; /* of dropout: another `step` for every batch and process gives other masks */
     bool forward_only; /* evaluation: losses, no gradient */
