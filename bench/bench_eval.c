@@ -1,6 +1,6 @@
 /*
- * bench_eval.c - the autoencoding measurement (compress, loss, greedy restoration, BLEU) of the bundled
- * model on bundled texts: one text after the other, token by token, against ic_restore_all.
+ * bench_eval.c - the autoencoding measurement (compress, loss, greedy restoration, BLEU) of the model
+ * and texts in ICAE_DATA: one text after the other, token by token, against ic_restore_all.
  *
  *     bench_eval [texts] [tokens] [threads] [texts one by one]
  *

@@ -8,7 +8,7 @@ Prints one JSON line a comparison and a table at the end. `ours` and `peer` are 
 second; seconds for load, MB for memory; higher is better except for those two), `ratio` the median of the rounds'
 ours / peer, since a machine drifts, `share_of_limit` ours against the machine (see bench_icae.c, bench_train.c). The peers need their own Python environment:
 bench/peers/setup.sh makes it; without it only our own numbers are printed. Model files with random
-weights are written on first use. `eval` has no shape: the bundled model measures 200 texts of 512 tokens
+weights are written on first use. `eval` has no shape: the model of tests/small measures 200 texts of 512 tokens
 (bench_eval.c); its "peer" is restoring them one by one.
 """
 
@@ -40,7 +40,8 @@ COMPARISONS = {
 
 
 def last_json(command: list[str]) -> dict | None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    small = {**os.environ, "ICAE_DATA": str(ROOT / "tests" / "small")}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=small)
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if done.returncode == 0 and lines else None
 
@@ -94,12 +95,12 @@ def evaluation(options) -> list[dict]:
     runs = [r for r in runs if r]
     if not runs:
         return []
-    lines = [{"name": "eval/bundled", "against": "one by one", "ours": median(runs, "tokens_per_second"),
+    lines = [{"name": "eval/small", "against": "one by one", "ours": median(runs, "tokens_per_second"),
               "peer": median(runs, "one_by_one"), "ratio": round(median(runs, "ratio"), 3), "unit": "tokens/s"},
-             {"name": "eval-whole/bundled", "against": "one by one", "ours": median(runs, "seconds"), "peer":
+             {"name": "eval-whole/small", "against": "one by one", "ours": median(runs, "seconds"), "peer":
               median(runs, "seconds") * median(runs, "whole_ratio"), "ratio": round(1 / median(runs, "whole_ratio"), 3),
               "unit": "s"},
-             {"name": "eval-memory/bundled", "against": "-", "ours": median(runs, "peak_rss_mb"), "unit": "MB"}]
+             {"name": "eval-memory/small", "against": "-", "ours": median(runs, "peak_rss_mb"), "unit": "MB"}]
     for line in lines:
         print(json.dumps(line), flush=True)
     return lines

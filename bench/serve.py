@@ -14,7 +14,7 @@
 
 Prints one JSON line a comparison and a table at the end, as bench/run.py does. The first four run with random weights of
 the shape (a GGUF file and an adapter, written on first use by the peers' Python: bench/peers/setup.sh), the others with
-the bundled model. llama.cpp's own server is taken from --llama-server or PATH, else llama-cpp-python's (its [server]
+the small model of tests/small. llama.cpp's own server is taken from --llama-server or PATH, else llama-cpp-python's (its [server]
 extra); without either there are only our own numbers. Every number of requests and connections is bounded.
 """
 
@@ -67,7 +67,7 @@ def write_shape(options) -> tuple[Path, Path] | None:
 def ours(options, *arguments: str, folder: Path | None = None) -> Server:
     return Server([str(options.build / "icae"), "serve", "--port", "{port}", "--store", "{folder}/store.db",
                    "--threads", str(options.threads), *arguments],
-                  {**os.environ, "ICAE_DATA": str(ROOT / "demo")}, folder)
+                  {**os.environ, "ICAE_DATA": str(ROOT / "tests" / "small")}, folder)
 
 
 def shaped(options) -> Server | None:
@@ -178,7 +178,7 @@ async def streamed(port: int, prompt: str, tokens: int) -> tuple[float, int, str
 
 
 def bench_overhead(options) -> list[dict]:
-    """With the bundled model, whose tokens take least: there the cost shows. The client's own work is in it."""
+    """With the small model, whose tokens take least: there the cost shows. The client's own work is in it."""
     differences, per_token = [], []
     with ours(options) as server:
         for seed in range(8 * options.repeats + 1):
@@ -190,7 +190,7 @@ def bench_overhead(options) -> list[dict]:
             if seed and tokens >= 50:                                    # the first warms up
                 differences.append((b - a) / tokens)
                 per_token.append(a / tokens)
-    return [line("http-a-token/bundled", "the same reply whole", 1e6 * median(differences), "us", wanted="< 100",
+    return [line("http-a-token/small", "the same reply whole", 1e6 * median(differences), "us", wanted="< 100",
                  whole_us=round(1e6 * median(per_token), 1), replies=len(differences))]
 
 

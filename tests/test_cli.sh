@@ -4,7 +4,7 @@ set -u
 icae=$1
 [ -x "$icae" ] || { echo "there is no $icae"; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
-export ICAE_DATA=${ICAE_DATA:-$here/../demo}
+export ICAE_DATA=${ICAE_DATA:-$here/small}
 unset ICAE_MODEL ICAE_ADAPTER
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -6,7 +6,7 @@
 
 #include "core/engine.h"
 
-#define DEMO ICAE_TEST_DIR "/../demo/model"
+#define DEMO ICAE_TEST_DIR "/small/model"
 
 static const char text[] = "The old lighthouse stood at the end of the long pier. Every evening "
                            "the keeper climbed the narrow "

@@ -53,7 +53,7 @@ check "file and line" has err 'broken.jsonl:2'
 check "refined slots" status 0 eval_ --refine 2 -o run8
 check "are other settings" has run8/report.json 'refine 2'
 check "too much refining" status 1 eval_ --refine 20000 -o run9
-check "several adapters" status 0 eval_ --adapters "$here/../demo/model/icae.safetensors,$here/../demo/model/icae.safetensors" -o run7
+check "several adapters" status 0 eval_ --adapters "$here/small/model/icae.safetensors,$here/small/model/icae.safetensors" -o run7
 check "are compared" has run7/report.json '"ablations"'
 
 if ! command -v python3 >/dev/null || ! status 0 "$icae" version; then

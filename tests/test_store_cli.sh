@@ -3,7 +3,7 @@
 set -u
 icae=$1
 here=$(cd "$(dirname "$0")" && pwd)
-export ICAE_DATA=${ICAE_DATA:-$here/../demo}
+export ICAE_DATA=${ICAE_DATA:-$here/small}
 work=$(mktemp -d) && chmod 711 "$work"
 trap 'bash "$here/postgres.sh" crash "$work/pg" 2>/dev/null; rm -rf "$work"' EXIT
 cd "$work" || exit 1
