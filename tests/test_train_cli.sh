@@ -148,6 +148,9 @@ t "plot of nothing" 1 plot nothing
 one_line "plot of nothing"
 t "fine-tuning" 0 finetune "${common[@]}" --data ask.jsonl --eval-data ask.jsonl --adapter whole/best.safetensors --out tuned
 says "fine-tuning" "answering: loss"
+mkdir demo
+t "the bundled adapter, beside a folder of the preset's name" 0 finetune --data ask.jsonl --max-tokens 32 --batch 2 --steps 1 --threads 1 --out tuned-bundled
+rmdir demo
 
 # kill -9, again and again
 "$icae" pretrain "${common[@]}" --out killed -q 2>err &

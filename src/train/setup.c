@@ -171,7 +171,8 @@ static int continue_adapter(ic_training *t, bool bf16)
         o.slots = s->slots;
     if (ic_settings_is_set(c, "rate") && !s->rates.count)
         o.rate = (float)s->rate;
-    bool demo = strcmp(s->adapter, "demo") == 0 && !ic_path_exists("demo");
+    bool demo = strcmp(s->adapter, "demo") == 0 &&
+                (!ic_settings_is_set(c, "adapter") || !ic_path_exists("demo"));
     IC_TRY(icae_adapter_open(&t->start, demo ? NULL : s->adapter, t->model, &o));
     IC_TRY(ic_params_from_adapter(&t->params, t->start, bf16));
     IC_TRY(check_start(t));
