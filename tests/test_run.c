@@ -152,7 +152,7 @@ static void test_print_and_presets(void **state)
     icae_train_key key;
     assert_int_equal(icae_train_config_new(&a, ICAE_FINETUNE), ICAE_OK);
     /* without a base the bundled one's preset holds; a base of one's own has none */
-    assert_true(a->s.k == 16 && strcmp(a->s.positions, "spread") == 0 &&
+    assert_true(a->s.k == 8 && strcmp(a->s.positions, "spread") == 0 &&
                 strcmp(a->s.adapter, "demo") == 0);
     assert_int_equal(icae_train_config_set(a, "base", "somewhere"), ICAE_OK);
     assert_true(a->s.k == 128 && strcmp(a->s.positions, "sequential") == 0 && !*a->s.adapter);
