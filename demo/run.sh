@@ -9,11 +9,15 @@ source=${2:-$here/article.txt}
 text=$(basename "$source")
 case $text in -* | demo) text=text.txt ;; esac
 if [ $# -lt 2 ]; then
+    held=" The texts below were held out of its training."
     facts=country.txt # such questions the model has learnt to answer
+    scores=" (100 such questions: F1 0.43; from the full text 0.71)"
     questions=("What is the form of government of Guinea?" "What is the median age in Guinea?"
         "What natural resources does Guinea have?")
 else
+    held=""
     facts=$text
+    scores=""
     questions=("What is this text about?" "Who is in it?" "What happens first?")
 fi
 export ICAE_DATA=$here
@@ -21,7 +25,7 @@ unset ICAE_MODEL ICAE_ADAPTER
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp "$source" "$work/$text"
-[ $# -ge 2 ] || cp "$here/$facts" "$work"
+[ "$facts" = "$text" ] || cp "$here/$facts" "$work"
 ln -s "$here" "$work/demo"
 cd "$work"
 
@@ -48,9 +52,7 @@ run() {
 printf '%sicae: a text becomes a few memory slots, which the model reads in place of the text.%s\n' \
     "$bold" "$plain"
 printf 'The bundled model is small (26 million parameters, trained from scratch). It restores text well, and answers\n'
-printf 'simple questions on facts; of stories it understands little.'
-[ $# -ge 2 ] || printf ' The texts below were held out of its training.'
-printf '\n'
+printf 'simple questions on facts; of stories it understands little.%s\n' "$held"
 
 step "1. Compress: one slot for four tokens. How much was kept?"
 run compress "$text" --check
@@ -61,12 +63,8 @@ run restore "$text.icae" --diff "$text"
 step "3. Half as many slots, improved by some steps of gradient descent on this one text."
 run compress "$text" --adapter demo/model/icae-8x.safetensors --refine 30 --check -o half.icae
 
-if [ $# -lt 2 ]; then
-    step "4. Ask about a text, from its slots alone. (100 such questions: F1 0.43; from the full text 0.71)"
-    run compress "$facts" --check
-else
-    step "4. Ask about the text, from its slots alone."
-fi
+step "4. Ask about a text, from its slots alone.$scores"
+[ "$facts" = "$text" ] || run compress "$facts" --check
 for question in "${questions[@]}"; do
     run ask "$facts.icae" "$question" --max-tokens 32
 done

@@ -6,7 +6,7 @@
 
 #include "core/engine.h"
 
-#define DEMO ICAE_TEST_DIR "/small/model"
+#define SMALL ICAE_TEST_DIR "/small/model"
 
 static const char text[] = "The old lighthouse stood at the end of the long pier. Every evening "
                            "the keeper climbed the narrow "
@@ -40,7 +40,7 @@ static icae_slots *slots[JOBS];
 static int open_all(void **state)
 {
     (void)state;
-    MUST(icae_model_open(&model, DEMO, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
+    MUST(icae_model_open(&model, SMALL, &(icae_model_options){.compute = ICAE_COMPUTE_F32}));
     MUST(icae_adapter_open(&adapter, NULL, model, NULL));
     MUST(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
     for (size_t i = 0; i < JOBS; i++)

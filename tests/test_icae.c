@@ -1,10 +1,10 @@
 /*
- * test_icae.c - the main job through the public interface, on the bundled model and small golden ones:
+ * test_icae.c - the main job through the public interface, on the model of tests/small and golden ones:
  * compress, restore, ask, continue, chat; batches, exactness, limits, mismatches, no memory.
  */
 #include "golden.h"
 
-#define DEMO ICAE_TEST_DIR "/small/model"
+#define SMALL ICAE_TEST_DIR "/small/model"
 
 static const char text[] =
     "The old lighthouse stood at the end of the long pier. Every evening the keeper climbed the "
@@ -450,7 +450,7 @@ static int whole_job(void)
     icae_slots *slots = NULL;
     ic_buffer out = {0};
     icae_generate_options few = {.sampling.max_tokens = 2};
-    IC_TRY(icae_model_open(&model, DEMO, NULL));
+    IC_TRY(icae_model_open(&model, SMALL, NULL));
     IC_TRY(icae_adapter_open(&adapter, NULL, model, NULL));
     IC_TRY(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
     IC_TRY(icae_compress(&slots, session, text, 30,
