@@ -421,9 +421,9 @@ static void test_sampler(void **state)
     fixture f = {0};
     char *data = in_folder("corpus.jsonl");
     write_corpus("corpus.jsonl", 12, 40);
-    const char *settings[] = {"data",     data,          "max_tokens",   "96",    "min_tokens",
-                              "8",        "multi_share", "0.5",          "rates", "2,4",
-                              "lm_token", "true",        "continuation", "80",    NULL};
+    const char *settings[] = {"data",         data,  "max_tokens", "96",  "min_tokens", "8",
+                              "multi_share",  "0.5", "rates",      "2,4", "lm_token",   "true",
+                              "continuation", "80",  "lm_skip",    "3",   NULL};
     assert_int_equal(open_fixture(&f, ICAE_PRETRAIN, settings), ICAE_OK);
     int ae = 0, lm = 0, multi = 0, slow = 0, shortest = 1000, longest = 0, starts = 0;
     for (uint64_t i = 0; i < 400; i++) {
@@ -451,7 +451,7 @@ static void test_sampler(void **state)
             assert_int_equal(o.objective, IC_OBJECTIVE_LM);
             assert_true(o.continuation > 64 && o.continuation <= 80);
             assert_int_equal(e.after[0], IC_LM);
-            assert_int_equal(e.unscored, 9);
+            assert_int_equal(e.unscored, 4);
             int32_t next;
             assert_int_equal(
                 ic_corpus_read(&next, o.corpus, o.first + (uint64_t)o.tokens, 1, 1 << 20), 0);

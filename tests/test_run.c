@@ -222,6 +222,7 @@ static void test_schedule(void **state)
 typedef struct watch {
     uint64_t stop_at, steps, skipped; /* stop after this step; 0: never */
     double first, last, eval;
+    icae_train_report evaluated;
     bool stop;
     char warning[2000], notice[2000];
     void (*at_step)(struct watch *w, uint64_t step);
@@ -238,6 +239,8 @@ static void report(void *user, const icae_train_report *r)
     w->last = loss;
     w->steps++;
     w->skipped += r->skipped;
+    if (r->evaluated)
+        w->evaluated = *r;
     if (r->evaluated)
         w->eval = isfinite(r->eval_loss[0]) ? r->eval_loss[0] : r->eval_loss[2];
     if (w->at_step)
@@ -665,6 +668,60 @@ static void test_both(void **state)
     ic_free(path);
 }
 
+/* The golden model without a bos token. */
+static char *without_bos(void)
+{
+    char *path = in_folder("no-bos"), text[4096];
+    assert_int_equal(mkdir(path, 0700), 0);
+    char *config = ic_path_join(path, "config.json");
+    FILE *f = fopen(ICAE_TEST_DIR "/golden/llama/config.json", "r"), *g = fopen(config, "w");
+    assert_true(f && g);
+    while (fgets(text, sizeof text, f))
+        if (!strstr(text, "bos_token_id"))
+            fputs(text, g);
+    fclose(f);
+    fclose(g);
+    ic_free(config);
+    static const char *const others[] = {"model.safetensors", "tokenizer.json"};
+    for (size_t i = 0; i < IC_COUNT(others); i++) {
+        char *from = ic_path_join(ICAE_TEST_DIR "/golden/llama", others[i]);
+        char *to = ic_path_join(path, others[i]);
+        assert_int_equal(symlink(from, to), 0);
+        ic_free(from);
+        ic_free(to);
+    }
+    return path;
+}
+
+/* The first tokens of a continuation are learnt and measured, or not. */
+static void test_lm_skip(void **state)
+{
+    (void)state;
+    char *base = without_bos();
+    static const char *const starts[] = {"lm_token=true", "lm_token=false"};
+    for (size_t i = 0; i < IC_COUNT(starts); i++) {
+        watch all = {0}, rest = {0}, bare = {0};
+        char *more = ic_format("force=true steps=1 ae_weight=0 lm_skip=0 %s", starts[i]);
+        assert_run(&all, ICAE_PRETRAIN, "all", more);
+        ic_free(more);
+        more = ic_format("force=true steps=1 ae_weight=0 lm_skip=8 %s", starts[i]);
+        assert_run(&rest, ICAE_PRETRAIN, "rest", more);
+        ic_free(more);
+        more = ic_format("force=true steps=1 ae_weight=0 lm_skip=0 %s base=%s", starts[i], base);
+        assert_run(&bare, ICAE_PRETRAIN, "bare", more);
+        ic_free(more);
+        const watch *const w[] = {&all, &rest, &bare};
+        for (size_t j = 0; j < IC_COUNT(w); j++) {
+            const icae_train_report *r = &w[j]->evaluated;
+            assert_true(r->perplexity > 1 && r->perplexity_full > 1 && r->perplexity_none > 1);
+            assert_true(isfinite(r->perplexity + r->perplexity_full + r->perplexity_none));
+        }
+        assert_true(fabs(all.first - rest.first) > 1e-6);
+        assert_true(fabs(all.evaluated.perplexity_none - rest.evaluated.perplexity_none) > 1e-6);
+    }
+    ic_free(base);
+}
+
 static void test_finetune(void **state)
 {
     (void)state;
@@ -812,6 +869,7 @@ int main(void)
         cmocka_unit_test(test_bad_starts),
         cmocka_unit_test(test_adapter),
         cmocka_unit_test(test_both),
+        cmocka_unit_test(test_lm_skip),
         cmocka_unit_test(test_finetune),
         cmocka_unit_test(test_packing),
         cmocka_unit_test(test_plot),

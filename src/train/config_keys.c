@@ -83,6 +83,8 @@ const ic_key ic_keys[] = {
      "documents longer than max_tokens: used in pieces, at their start only, or not at all"},
     {"continuation", INT, AT(continuation), "0", NULL, 0, 1 << 24, NULL, DECIDES,
      "longest continuation; 0: a segment's tokens, at least 256"},
+    {"lm_skip", INT, AT(lm_skip), "8", NULL, 0, 64, NULL, DECIDES,
+     "first tokens of a continuation that are not learnt; 8 as in the published code"},
     {"ae_weight", REAL, AT(ae_weight), "0.5", "0", 0, 1e6, NULL, DECIDES,
      "share of restoring (AE)"},
     {"lm_weight", REAL, AT(lm_weight), "0.5", "0", 0, 1e6, NULL, DECIDES,

@@ -10,8 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { SKIP = 8 }; /* first tokens of a continuation, without loss */
-
 /* ---- micro-batches ---------------------------------------------------------------------------- */
 
 static int run_micro(ic_training *t, const ic_sampler *s, const ic_item *items, const ic_micro *m,
@@ -66,13 +64,17 @@ int ic_training_run(ic_training *t, const ic_sampler *sampler, const ic_item *it
 
 /* ---- the frozen base alone -------------------------------------------------------------------- */
 
-/* Loss of the continuation after the ids before it; the base without adapter reads plain text. */
+/* Loss of the continuation after the ids before it; the base without adapter reads plain text. With
+ * nothing before it, not even a bos, its first token has no loss. sum: losses, tokens. */
 static int plain_loss(ic_training *t, const int32_t *context, int tokens, const ic_example *e,
-                      double *nll)
+                      double *sum)
 {
     int rc = ICAE_OK, given = t->params->adapter->lm_token;
     const int32_t *more = e->after + given;
-    int count = e->after_count - given, scored = count - SKIP;
+    int count = e->after_count - given, skip = e->unscored - given;
+    if (!skip && !tokens && t->model->config.bos < 0)
+        skip = 1;
+    int scored = count - skip;
     int room = t->model->config.max_positions - count - 1;
     ic_prompt p;
     ic_score *scores = ic_alloc((size_t)scored, sizeof *scores);
@@ -89,9 +91,10 @@ static int plain_loss(ic_training *t, const int32_t *context, int tokens, const 
         IC_TRY(ic_prompt_ids(&p, &t->model->config.bos, 1));
     IC_TRY(ic_prompt_ids(&p, context, (size_t)tokens));
     IC_TRY(ic_prompt_ids(&p, more, (size_t)count - 1));
-    IC_TRY(ic_prompt_read(t->session, &p, 0, p.rows, NULL, more + SKIP, scored, scores, NULL));
+    IC_TRY(ic_prompt_read(t->session, &p, 0, p.rows, NULL, more + skip, scored, scores, NULL));
     for (int i = 0; i < scored; i++)
-        *nll += (double)scores[i].nll;
+        sum[0] += (double)scores[i].nll;
+    sum[1] += scored;
 done:
     ic_prompt_free(&p);
     ic_free(scores);
@@ -125,7 +128,18 @@ done:
 
 /* ---- held-out measures ------------------------------------------------------------------------ */
 
-enum { NLL, TARGETS, RIGHT, PREFIX, FULL, NONE, BY_RATE, SUMS = BY_RATE + 8 * 4 };
+enum {
+    NLL,
+    TARGETS,
+    RIGHT,
+    PREFIX,
+    FULL,
+    FULL_TOKENS,
+    NONE,
+    NONE_TOKENS,
+    BY_RATE,
+    SUMS = BY_RATE + 8 * 4
+};
 
 typedef struct set {
     ic_item *items;
@@ -210,8 +224,8 @@ static int measure(ic_training *t, ic_objective objective, ic_evaluation *out)
         }
     }
     if (plain) {
-        t->ppl_full = exp(sum[FULL] / sum[TARGETS]);
-        t->ppl_none = exp(sum[NONE] / sum[TARGETS]);
+        t->ppl_full = exp(sum[FULL] / sum[FULL_TOKENS]);
+        t->ppl_none = exp(sum[NONE] / sum[NONE_TOKENS]);
     }
     if (objective == IC_OBJECTIVE_LM) {
         out->ppl_slots = exp(out->loss[objective]);

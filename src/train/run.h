@@ -33,7 +33,7 @@ typedef struct ic_settings {
     ic_list data, eval_data;
     char *cache, *lengths, *longer;
     bool strict;
-    int64_t min_tokens, max_tokens, continuation, grow;
+    int64_t min_tokens, max_tokens, continuation, lm_skip, grow;
     double multi_share, plain_share, distill, ae_weight, lm_weight, ft_weight;
     int64_t steps, tokens, batch, accumulate, batch_tokens, warmup;
     double hours, lr, min_lr, clip, decay, beta1, beta2, eps;

@@ -17,7 +17,6 @@ enum { TEXT, TRIPLES };
 enum { DRAW_OBJECTIVE, DRAW_RATE, DRAW_MULTI, DRAW_LENGTH, DRAW_PLACE, DRAW_START, DRAW_PLAIN };
 
 enum {
-    UNSCORED = 8,        /* first tokens of a continuation, free of loss */
     CONTINUED_FROM = 65, /* tokens that a continuation has at least */
     LEAST_CONTINUATION = 256
 };
@@ -275,7 +274,7 @@ static void finish(const ic_sampler *s, ic_item *o)
         o->targets = o->tokens + 1;
     } else if (o->objective == IC_OBJECTIVE_LM) {
         after = o->continuation + s->adapter->lm_token;
-        o->targets = o->continuation - UNSCORED;
+        o->targets = o->continuation - (int)s->s->lm_skip;
     } else {
         before = (int)s->left.count;
         after = 1 + o->prompt + (int)s->right.count + o->answer + 1;
@@ -483,7 +482,7 @@ int ic_sampler_fill(const ic_sampler *s, const ic_item *o, int32_t *ids, ic_exam
         if (s->adapter->lm_token)
             *at++ = IC_LM;
         IC_TRY(put_part(s, o, &at, o->first + (uint64_t)text, o->continuation));
-        out->unscored = s->adapter->lm_token + UNSCORED;
+        out->unscored = s->adapter->lm_token + (int)s->s->lm_skip;
     } else {
         *at++ = IC_FT;
         IC_TRY(put_part(s, o, &at, ic_corpus_start(o->corpus, o->document, 1), o->prompt));
