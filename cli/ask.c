@@ -8,6 +8,17 @@
 
 static int run(int argc, char **argv);
 
+typedef struct settings {
+    int expand;
+} settings;
+
+static const cli_option options[] = {
+    {CLI_INT, 0, "expand", "N",
+     "Restore up to N segments that the question is about and read them as text",
+     offsetof(settings, expand)},
+    {.type = CLI_END},
+};
+
 const cli_command cli_ask = {
     .name = "ask",
     .arguments = "FILE... \"QUESTION\"",
@@ -16,24 +27,27 @@ const cli_command cli_ask = {
         "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
         "the order given. The last argument is the question. Stops after 512 tokens unless told\n"
         "otherwise.\n",
+    .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 2,
     .at_most = -1,
     .run = run,
 };
 
-static int ask(const cli_context *c, const char *question, const cli_common *common)
+static int ask(const cli_context *c, const char *question, const settings *own,
+               const cli_common *common)
 {
     cli_engine e = {0};
     icae_result result = {0};
     cli_answer answer;
-    icae_generate_options options = {.sampling = common->sampling, .result = &result};
+    icae_generate_options how = {
+        .sampling = common->sampling, .result = &result, .expand = own->expand};
     int status = cli_engine_open(&e, common, "reading",
                                  c->any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
     if (status != CLI_DONE)
         goto done;
     cli_answer_open(&answer, common);
-    int rc = icae_ask(e.session, c->parts, c->count, question, &options, cli_answer_text, &answer);
+    int rc = icae_ask(e.session, c->parts, c->count, question, &how, cli_answer_text, &answer);
     status = cli_answer_close(&answer, rc, "answer", &result, common);
 done:
     cli_engine_close(&e);
@@ -43,13 +57,14 @@ done:
 static int run(int argc, char **argv)
 {
     cli_common common = {.sampling.max_tokens = 512};
+    settings own = {0};
     cli_context context;
-    int operands, status = cli_parse(&cli_ask, NULL, &common, argc, argv, &operands);
+    int operands, status = cli_parse(&cli_ask, &own, &common, argc, argv, &operands);
     if (status != CLI_GO)
         return status;
     status = cli_context_open(&context, argv, (size_t)operands - 1);
     if (status == CLI_DONE)
-        status = ask(&context, argv[operands - 1], &common);
+        status = ask(&context, argv[operands - 1], &own, &common);
     cli_context_close(&context);
     return status;
 }

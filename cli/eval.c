@@ -12,7 +12,7 @@ typedef struct eval_options {
     const char *suite, *out, *text, *adapters, *judge, *judge_model;
     uint64_t samples, seed;
     float judge_timeout;
-    int judge_parallel, refine;
+    int judge_parallel, refine, expand;
     bool resume;
 } eval_options;
 
@@ -28,6 +28,7 @@ static const cli_option options[] = {
     {CLI_COUNT, 'n', "samples", "N", "Samples of each measurement (the suite's)", AT(samples)},
     {CLI_COUNT, 0, "seed", "N", "Chooses the samples (1)", AT(seed)},
     {CLI_INT, 0, "refine", "N", "Improve all slots in up to N steps (the suite's)", AT(refine)},
+    {CLI_INT, 0, "expand", "N", "Read up to N segments as text again (the suite's)", AT(expand)},
     {CLI_FLAG, 0, "resume", NULL, "Go on where a run with the same settings stopped", AT(resume)},
     {CLI_TEXT, 0, "adapters", "PATHS",
      "Several adapters of the model to compare, separated by commas", AT(adapters)},
@@ -111,6 +112,7 @@ static int evaluate(const eval_options *own, cli_common *common, const char **te
         .samples = own->samples,
         .seed = own->seed,
         .refine = own->refine,
+        .expand = own->expand,
         .resume = own->resume,
         .judge = own->judge,
         .judge_model = own->judge_model,

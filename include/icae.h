@@ -270,6 +270,9 @@ typedef struct icae_generate_options {
     uint64_t
         *token; /* icae_restore without corrections: set, before each piece of text, to the number
                         (from 0) of the text's token that the piece ends with; NULL: not wanted */
+    int expand; /* icae_continue, icae_ask: up to so many segments are first restored from their slots and then
+                   read as text, the last ones of the last part to be continued, those that make the question
+                   likeliest to be answered. 0: none; all is read from slots */
 } icae_generate_options;
 
 /* Restores the text of the slots, streaming it to `write`. With corrections (icae_compress_options
@@ -411,7 +414,8 @@ typedef struct icae_eval_options {
     size_t text_count;
     uint64_t samples; /* of each measurement; 0: the suite's */
     uint64_t seed;    /* chooses the samples */
-    int refine;  /* steps of refining slots (icae_compress_options); 0: the suite's, else none */
+    int refine; /* steps of refining slots (icae_compress_options); 0: the suite's, else none */
+    int expand; /* segments read as text again (icae_generate_options); 0: the suite's, else none */
     bool resume; /* keep what an interrupted run with the same settings has measured */
     const char
         *judge; /* base URL of an OpenAI-compatible server, such as http://localhost:8000/v1; NULL:

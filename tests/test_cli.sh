@@ -151,6 +151,12 @@ one_line "too much refining"
 t "ask" 0 ask c.icae "Who is it about?" -n 8
 t "ask about text" 0 ask a.txt "Who is it about?" -n 8
 t "ask about both" 0 ask c.icae a.txt c.icae "Who is it about?" -n 8
+t "ask --expand" 0 ask c.icae "Who is it about?" -n 8 --expand 2 --json
+cp out expanded.json
+t "ask --json" 0 ask c.icae "Who is it about?" -n 8 --json
+ok "expanding reads more rows" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] > b["prompt_rows"] and a["prompt_slots"] < b["prompt_slots"]'
+t "continue --expand" 0 continue c.icae -n 8 --expand 1
+t "ask --expand of less than nothing" 2 ask c.icae "Who?" --expand -1
 t "continue" 0 continue c.icae -n 8
 t "continue text" 0 continue a.txt -n 8
 t "sampling" 0 continue c.icae -n 12 -t 1 --seed 7 --top-k 50 --top-p 0.9 --min-p 0.01

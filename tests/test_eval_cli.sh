@@ -52,6 +52,8 @@ check "malformed line" status 1 eval_ --text broken.jsonl -o run6
 check "file and line" has err 'broken.jsonl:2'
 check "refined slots" status 0 eval_ --refine 2 -o run8
 check "are other settings" has run8/report.json 'refine 2'
+check "expanded slots" status 0 eval_ --expand 1 -o run10
+check "are other settings, too" has run10/report.json 'expand 1'
 check "too much refining" status 1 eval_ --refine 20000 -o run9
 check "several adapters" status 0 eval_ --adapters "$here/small/model/icae.safetensors,$here/small/model/icae.safetensors" -o run7
 check "are compared" has run7/report.json '"ablations"'

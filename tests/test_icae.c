@@ -120,6 +120,167 @@ static void test_chat(void **state)
     close_whole(&w);
 }
 
+/* ---- expansion -------------------------------------------------------------------------------- */
+
+/* The evidence of every segment by the plain rule, each read by itself. */
+static void evidence_of(double *evidence, whole *w, const icae_slots *slots, const char *question)
+{
+    ic_ids left = {0}, ids = {0};
+    const icae_model *m = w->model;
+    const int32_t ft = IC_FT;
+    double p[8][64];
+    MUST(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
+    MUST(ic_tokenizer_encode(&ids, m->tokenizer, question, strlen(question), false));
+    assert_true(slots->segments <= 8 && ids.count <= 64);
+    for (uint32_t i = 0; i < slots->segments; i++) {
+        ic_prompt prompt;
+        ic_score scores[64];
+        ic_prompt_begin(&prompt, w->session);
+        MUST(ic_prompt_ids(&prompt, left.ids, left.count));
+        MUST(ic_prompt_slots(&prompt, slots, i, 1, NULL));
+        MUST(ic_prompt_ids(&prompt, &ft, 1));
+        MUST(ic_prompt_ids(&prompt, ids.ids, ids.count - 1));
+        MUST(ic_prompt_read(w->session, &prompt, 0, prompt.rows, NULL, ids.ids, (int)ids.count,
+                            scores, NULL));
+        ic_prompt_free(&prompt);
+        evidence[i] = 0;
+        for (size_t t = 0; t < ids.count; t++)
+            p[i][t] = exp(-(double)scores[t].nll);
+    }
+    for (size_t t = 0; t < ids.count; t++) {
+        double mean = 0;
+        for (uint32_t i = 0; i < slots->segments; i++)
+            mean += p[i][t] / slots->segments;
+        for (uint32_t i = 0; i < slots->segments; i++)
+            evidence[i] += p[i][t] > mean ? log(p[i][t] / mean) : 0;
+    }
+    ic_ids_free(&left);
+    ic_ids_free(&ids);
+}
+
+/* Which segments, in the text's order, and that their ids are those of the text. */
+static void test_expansion(void **state)
+{
+    (void)state;
+    whole w = open_whole(SMALL, ICAE_COMPUTE_F32, 1, 0);
+    static const char question[] = "What did the keeper of the lighthouse climb with a lamp?";
+    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.refine = 40});
+    ic_ids ids = {0}, left = {0}, asked = {0};
+    ic_expansion x;
+    icae_part parts[] = {{.slots = s}, {.text = "A raw text.", .size = 11}, {.slots = s}};
+    MUST(ic_tokenizer_encode(&ids, w.model->tokenizer, text, strlen(text), false));
+    MUST(ic_tokenizer_encode(&asked, w.model->tokenizer, question, strlen(question), false));
+    MUST(ic_chat_left(&left, w.model->chat, w.model->tokenizer, w.model->config.bos, true));
+    assert_true(s->segments >= 3);
+
+    MUST(ic_expand_last(&x, w.session, parts, 1, 2));
+    assert_int_equal(x.count, 2);
+    size_t at = ids.count;
+    for (size_t i = x.count; i--;) {
+        const ic_expanded *o = &x.item[i];
+        assert_int_equal(o->segment, s->segments - x.count + i);
+        assert_int_equal(o->ids.count, s->segment[o->segment].tokens);
+        at -= o->ids.count;
+        assert_memory_equal(o->ids.ids, ids.ids + at, o->ids.count * sizeof *ids.ids);
+        assert_ptr_equal(ic_expansion_at(&x, 0, o->segment), &o->ids);
+    }
+    assert_null(ic_expansion_at(&x, 0, 0));
+    ic_expansion_free(&x);
+    MUST(ic_expand_last(&x, w.session, parts, 2, 2)); /* a text is last */
+    assert_int_equal(x.count, 0);
+    MUST(ic_expand_last(&x, w.session, parts, 3, 99)); /* only of the last part */
+    assert_int_equal(x.count, s->segments);
+    for (size_t i = 0; i < x.count; i++)
+        assert_true(x.item[i].part == 2 && x.item[i].segment == i);
+    ic_expansion_free(&x);
+
+    double evidence[8];
+    evidence_of(evidence, &w, s, question);
+    for (int most = 1; most < (int)s->segments; most++) {
+        MUST(ic_expand_for(&x, w.session, parts, 1, &left, &asked, most));
+        assert_int_equal(x.count, most);
+        for (uint32_t i = 0; i < s->segments; i++) {
+            int better = 0;
+            for (uint32_t j = 0; j < s->segments; j++)
+                better += evidence[j] > evidence[i];
+            assert_int_equal(ic_expansion_at(&x, 0, i) != NULL, better < most);
+        }
+        for (size_t i = 1; i < x.count; i++)
+            assert_true(x.item[i - 1].segment < x.item[i].segment);
+        ic_expansion_free(&x);
+    }
+    MUST(ic_expand_for(&x, w.session, parts, 3, &left, &asked, 1000));
+    assert_int_equal(x.count, 2 * s->segments);
+    ic_expansion_free(&x);
+    ic_ids_free(&ids);
+    ic_ids_free(&left);
+    ic_ids_free(&asked);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+static int stop_progress(void *user, const char *unit, uint64_t done, uint64_t total)
+{
+    (void)user, (void)unit, (void)done, (void)total;
+    return 1;
+}
+
+/* Through the public interface: a text that is all expanded is read as the text itself. */
+static void test_expanded_reading(void **state)
+{
+    (void)state;
+    whole w = open_whole(SMALL, ICAE_COMPUTE_F32, 1, 0);
+    icae_slots *s = compress(&w, text, strlen(text), &(icae_compress_options){.refine = 40});
+    icae_slots_info i = icae_slots_describe(s);
+    icae_segment_info last = icae_slots_segment(s, i.segments - 1);
+    icae_part slots = {.slots = s}, raw = {.text = text, .size = strlen(text)};
+    icae_result r, plain;
+    icae_generate_options all = {.sampling.max_tokens = 12, .result = &r, .expand = 1000};
+    icae_generate_options one = {.sampling.max_tokens = 12, .result = &r, .expand = 1};
+    icae_generate_options none = {.sampling.max_tokens = 12, .result = &plain};
+    ic_buffer a = {0}, b = {0}, c = {0};
+    MUST(icae_continue(w.session, &slots, 1, &all, gather, &a));
+    MUST(icae_continue(w.session, &raw, 1, &none, gather, &b));
+    assert_int_equal(a.size, b.size);
+    assert_memory_equal(a.data, b.data, a.size);
+    assert_int_equal(r.prompt_rows, plain.prompt_rows);
+    assert_int_equal(r.prompt_slots, 0);
+
+    MUST(icae_continue(w.session, &slots, 1, &none, gather, &b));
+    MUST(icae_continue(w.session, &slots, 1, &one, gather, &a));
+    assert_int_equal(r.prompt_rows, plain.prompt_rows - last.slots + last.tokens);
+    assert_int_equal(r.prompt_slots, i.slots - last.slots);
+    assert_true(r.prompt_seconds > 0 && r.seconds >= r.prompt_seconds);
+
+    MUST(icae_ask(w.session, &slots, 1, "Who climbed the stairs?", &none, gather, &a));
+    MUST(icae_ask(w.session, &slots, 1, "Who climbed the stairs?", &all, gather, &a));
+    assert_int_equal(r.prompt_rows, plain.prompt_rows - i.slots + i.tokens);
+    MUST(icae_ask(w.session, &slots, 1, "Who climbed the stairs?", &one, gather, &a));
+    assert_true(r.prompt_rows > plain.prompt_rows && r.prompt_slots < i.slots && r.prompt_slots);
+    b.size = 0;
+    icae_generate_options text_alone = {.sampling.max_tokens = 12, .result = &r, .expand = 3};
+    MUST(icae_ask(w.session, &raw, 1, "Who climbed the stairs?", &none, gather, &b));
+    MUST(icae_ask(w.session, &raw, 1, "Who climbed the stairs?", &text_alone, gather, &c));
+    assert_int_equal(b.size, c.size); /* a text has no segments */
+    assert_memory_equal(b.data, c.data, c.size);
+
+    icae_generate_options bad = {.expand = -1};
+    assert_int_equal(icae_ask(w.session, &slots, 1, "Who?", &bad, gather, &a), ICAE_EINVAL);
+    assert_int_equal(icae_continue(w.session, &slots, 1, &bad, gather, &a), ICAE_EINVAL);
+    icae_chat *chat;
+    MUST(icae_chat_new(&chat, w.session, &slots, 1));
+    assert_int_equal(icae_chat_say(chat, "Who?", &one, gather, &a), ICAE_EINVAL);
+    icae_chat_free(chat);
+    w.session->progress = stop_progress;
+    assert_int_equal(icae_ask(w.session, &slots, 1, "Who?", &one, gather, &a), ICAE_ECANCELLED);
+    assert_int_equal(icae_continue(w.session, &slots, 1, &one, gather, &a), ICAE_ECANCELLED);
+    ic_buffer_free(&a);
+    ic_buffer_free(&b);
+    ic_buffer_free(&c);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
 /* Sampling with a seed repeats itself; another seed differs. */
 static void test_sampling(void **state)
 {
@@ -449,14 +610,16 @@ static int whole_job(void)
     icae_session *session = NULL;
     icae_slots *slots = NULL;
     ic_buffer out = {0};
-    icae_generate_options few = {.sampling.max_tokens = 2};
+    icae_generate_options few = {.sampling.max_tokens = 2, .expand = 1};
     IC_TRY(icae_model_open(&model, SMALL, NULL));
     IC_TRY(icae_adapter_open(&adapter, NULL, model, NULL));
     IC_TRY(icae_session_new(&session, model, adapter, &(icae_session_options){.threads = 1}));
     IC_TRY(icae_compress(&slots, session, text, 30,
                          &(icae_compress_options){.exact = true, .refine = 1}));
     IC_TRY(icae_restore(session, slots, NULL, gather, &out));
-    IC_TRY(icae_ask(session, &(icae_part){.slots = slots}, 1, "Who?", &few, gather, &out));
+    const icae_part parts[] = {{.slots = slots}, {.slots = slots}}; /* two segments */
+    IC_TRY(icae_ask(session, parts, 2, "Who?", &few, gather, &out));
+    IC_TRY(icae_continue(session, parts, 2, &few, gather, &out));
 done:
     ic_buffer_free(&out);
     icae_slots_free(slots);
@@ -495,6 +658,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_main_job),  cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_expansion), cmocka_unit_test(test_expanded_reading),
         cmocka_unit_test(test_sampling),  cmocka_unit_test(test_batches),
         cmocka_unit_test(test_steps),     cmocka_unit_test(test_refining),
         cmocka_unit_test(test_exact),     cmocka_unit_test(test_inexact),

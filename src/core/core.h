@@ -279,11 +279,38 @@ int ic_refinement_step(ic_refinement *f);            /* one pass. 1: there is mo
 uint64_t ic_refinement_done(const ic_refinement *f); /* tokens, in part */
 void ic_refinement_free(ic_refinement *f);
 
-/* ---- questions (read.c) ----------------------------------------------------------------------- */
+/* ---- expansion (expand.c) --------------------------------------------------------------------- */
 
-/* What the decoder reads for a question about the parts, up to where the answer begins. */
+/* A segment that was restored from its slots, to be read as text. */
+typedef struct ic_expanded {
+    size_t part;
+    uint32_t segment;
+    ic_ids ids;
+} ic_expanded;
+
+typedef struct ic_expansion {
+    ic_expanded *item; /* in the order of the text */
+    size_t count;
+} ic_expansion;
+
+/* Up to `most` segments: the last ones of the last part (none if that is text), or those of all parts that
+ * make a question likeliest; left: what the chat template puts before a context. */
+int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
+                   int most);
+int ic_expand_for(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
+                  const ic_ids *left, const ic_ids *question, int most);
+/* The text of a segment, or NULL: it is read from its slots. x may be NULL. */
+const ic_ids *ic_expansion_at(const ic_expansion *x, size_t part, uint32_t segment);
+void ic_expansion_free(ic_expansion *x);
+
+/* ---- continuations and questions (read.c) ----------------------------------------------------- */
+
+/* What the decoder reads to continue the parts, or for a question about them, up to where the text or answer
+ * begins; with up to `expand` segments expanded. */
+int ic_continue_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
+                       int expand);
 int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
-                  const char *question);
+                  const char *question, int expand);
 /* The token that ends a reply besides eos; -1: none. */
 int32_t ic_end_of_turn(const icae_session *s);
 

@@ -81,8 +81,11 @@ static int generate(icae_session *s, ic_prompt *p, int first, ic_kv **kv, ic_gen
     return rc;
 }
 
-static int check_sampling(const icae_sampling *s)
+static int check_options(const icae_generate_options *o)
 {
+    const icae_sampling *s = &o->sampling;
+    if (o->expand < 0)
+        return ic_fail(ICAE_EINVAL, "expand: %d segments; it must not be negative", o->expand);
     if (s->temperature < 0 || !isfinite(s->temperature) || s->top_k < 0 ||
         !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return ic_fail(ICAE_EINVAL,
@@ -94,16 +97,16 @@ static int check_sampling(const icae_sampling *s)
 static int begin(ic_generation *g, const icae_session *s, const icae_generate_options *options,
                  icae_text_fn write)
 {
-    *g = (ic_generation){.end_of_turn = -1};
-    if (options)
-        g->sampling = options->sampling;
+    static const icae_generate_options defaults;
+    options = options ? options : &defaults;
+    *g = (ic_generation){.sampling = options->sampling, .end_of_turn = -1};
     g->through_eos = g->sampling.ignore_eos;
     if (!write)
         return ic_fail(ICAE_EINVAL, "there is nowhere to write to");
     if (!s->model->tokenizer)
         return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be written",
                        s->model->path);
-    return check_sampling(&g->sampling);
+    return check_options(options);
 }
 
 static void finish(const ic_generation *g, const icae_generate_options *options)
@@ -241,37 +244,66 @@ static int add_special(ic_prompt *p, int32_t special)
     return ic_prompt_ids(p, &special, 1);
 }
 
+/* Segments that are read from their slots. x: those that are not; may be NULL. */
+static size_t slot_segments(const icae_part *parts, size_t count, const ic_expansion *x)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        n += parts[i].slots ? parts[i].slots->segments : 0;
+    return n - (x ? x->count : 0);
+}
+
 /* The parts in their order; raw texts that follow each other are kept apart by a blank line.
  * `mark`: a special token behind the last slots, or 0. */
-static int add_parts(ic_prompt *p, const icae_part *parts, size_t count, int32_t mark)
+static int add_parts(ic_prompt *p, const icae_part *parts, size_t count, const ic_expansion *x,
+                     int32_t mark)
 {
     int rc = ICAE_OK;
-    size_t last_slots = count;
-    for (size_t i = 0; i < count; i++)
-        if (parts[i].slots)
-            last_slots = i;
+    size_t left = slot_segments(parts, count, x);
     for (size_t i = 0; i < count; i++) {
-        if (parts[i].slots) {
-            IC_TRY(icae_slots_check(parts[i].slots, p->session));
-            IC_TRY(ic_prompt_slots(p, parts[i].slots, 0, parts[i].slots->segments, NULL));
-        } else {
+        const icae_slots *slots = parts[i].slots;
+        if (!slots) {
             if (i && !parts[i - 1].slots)
                 IC_TRY(add_text(p, "\n\n", 2));
             IC_TRY(add_text(p, parts[i].text, parts[i].size));
+            continue;
         }
-        if (mark && i == last_slots)
-            IC_TRY(add_special(p, mark));
+        IC_TRY(icae_slots_check(slots, p->session));
+        for (uint32_t j = 0; j < slots->segments;) {
+            const ic_ids *text = ic_expansion_at(x, i, j);
+            uint32_t run = 0;
+            while (!text && j + run < slots->segments && !ic_expansion_at(x, i, j + run))
+                run++;
+            if (text)
+                IC_TRY(ic_prompt_ids(p, text->ids, text->count));
+            else
+                IC_TRY(ic_prompt_slots(p, slots, j, run, NULL));
+            if (mark && run && !(left -= run))
+                IC_TRY(add_special(p, mark));
+            j += text ? 1 : run;
+        }
     }
 done:
     return rc;
 }
 
-static bool has_slots(const icae_part *parts, size_t count)
+int ic_continue_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
+                       int expand)
 {
-    for (size_t i = 0; i < count; i++)
-        if (parts[i].slots)
-            return true;
-    return false;
+    int rc = ICAE_OK;
+    ic_expansion x = {0};
+    ic_prompt_begin(p, s);
+    IC_TRY(ic_expand_last(&x, s, parts, count, expand));
+    bool slots = slot_segments(parts, count, &x) > 0;
+    bool has_bos = x.count && s->adapter->bos; /* its text begins with one */
+    if (!slots && !has_bos && s->model->config.bos >= 0)
+        IC_TRY(ic_prompt_ids(p, &s->model->config.bos, 1));
+    IC_TRY(add_parts(p, parts, count, &x, slots && s->adapter->lm_token ? IC_LM : 0));
+    if (!p->rows)
+        rc = ic_fail(ICAE_EINVAL, "there is nothing to continue");
+done:
+    ic_expansion_free(&x);
+    return rc;
 }
 
 int icae_continue(icae_session *s, const icae_part *parts, size_t count,
@@ -282,18 +314,15 @@ int icae_continue(icae_session *s, const icae_part *parts, size_t count,
     output o = {.write = write, .user = user, .session = s};
     ic_prompt p;
     ic_kv *kv = NULL;
+    double start = ic_seconds();
     ic_prompt_begin(&p, s);
     IC_TRY(begin(&g, s, options, write));
-    bool slots = has_slots(parts, count);
-    if (!slots && s->model->config.bos >= 0)
-        IC_TRY(ic_prompt_ids(&p, &s->model->config.bos, 1));
-    IC_TRY(add_parts(&p, parts, count, slots && s->adapter->lm_token ? IC_LM : 0));
-    if (!p.rows) {
-        rc = ic_fail(ICAE_EINVAL, "there is nothing to continue");
-        goto done;
-    }
+    IC_TRY(ic_continue_prompt(&p, s, parts, count, options ? options->expand : 0));
     IC_TRY(ic_prompt_fits(&p, 1, "the prompt"));
+    start = ic_seconds() - start;
     IC_TRY(generate(s, &p, 0, &kv, &g, &o));
+    g.result.prompt_seconds += start;
+    g.result.seconds += start;
     finish(&g, options);
 done:
     ic_prompt_free(&p);
@@ -313,11 +342,14 @@ struct icae_chat {
     int turns;
 };
 
-int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count)
+/* With up to `expand` segments expanded for the question (else NULL) that it begins with. */
+static int chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count,
+                    const char *question, int expand)
 {
     int rc = ICAE_OK;
     const icae_model *m = s->model;
-    ic_ids left = {0};
+    ic_ids left = {0}, ids = {0};
+    ic_expansion x = {0};
     icae_chat *c = ic_alloc(1, sizeof *c);
     if (!c)
         return ICAE_ENOMEM;
@@ -327,20 +359,32 @@ int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size
         rc = ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read", m->path);
         goto done;
     }
-    c->slots = has_slots(parts, count);
+    c->slots = slot_segments(parts, count, NULL) > 0;
     c->plain = c->slots && s->adapter && !strcmp(s->adapter->layout, "v1");
     if (!c->plain)
         IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
+    if (expand && c->slots) {
+        IC_TRY(
+            ic_tokenizer_encode_untrusted(&ids, m->tokenizer, question, strlen(question), false));
+        IC_TRY(ic_expand_for(&x, s, parts, count, &left, &ids, expand));
+    }
     IC_TRY(ic_prompt_ids(&c->prompt, left.ids, left.count));
-    IC_TRY(add_parts(&c->prompt, parts, count, 0));
+    IC_TRY(add_parts(&c->prompt, parts, count, &x, 0));
     if (count && !c->slots)
         IC_TRY(add_text(&c->prompt, "\n\n", 2));
     *out = c;
     c = NULL;
 done:
     ic_ids_free(&left);
+    ic_ids_free(&ids);
+    ic_expansion_free(&x);
     icae_chat_free(c);
     return rc;
+}
+
+int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count)
+{
+    return chat_new(out, s, parts, count, NULL, 0);
 }
 
 void icae_chat_free(icae_chat *c)
@@ -386,10 +430,10 @@ int32_t ic_end_of_turn(const icae_session *s)
 }
 
 int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
-                  const char *question)
+                  const char *question, int expand)
 {
     icae_chat *c = NULL;
-    int rc = icae_chat_new(&c, s, parts, count);
+    int rc = chat_new(&c, s, parts, count, question, expand);
     if (rc == ICAE_OK)
         rc = add_turn(c, question);
     if (rc == ICAE_OK) {
@@ -408,6 +452,11 @@ int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options
     ic_generation g;
     output o = {.write = write, .user = user, .session = s};
     IC_TRY(begin(&g, s, options, write));
+    if (options && options->expand) {
+        rc = ic_fail(ICAE_EINVAL,
+                     "expand: what a conversation has read stays as it is; ask instead");
+        goto done;
+    }
     IC_TRY(add_turn(c, message));
     IC_TRY(ic_prompt_fits(&c->prompt, 1, "the question with its context"));
     g.end_of_turn = ic_end_of_turn(s);
@@ -423,12 +472,24 @@ done:
 int icae_ask(icae_session *s, const icae_part *parts, size_t count, const char *question,
              const icae_generate_options *options, icae_text_fn write, void *user)
 {
+    int rc = ICAE_OK;
     icae_chat *c = NULL;
+    ic_generation g;
+    static const icae_generate_options defaults;
+    icae_generate_options said = options ? *options : defaults;
+    double start = ic_seconds();
     if (!question || !*question)
         return ic_fail(ICAE_EINVAL, "the question is empty");
-    int rc = icae_chat_new(&c, s, parts, count);
-    if (rc == ICAE_OK)
-        rc = icae_chat_say(c, question, options, write, user);
+    IC_TRY(begin(&g, s, options, write));
+    IC_TRY(chat_new(&c, s, parts, count, question, said.expand));
+    start = ic_seconds() - start;
+    said.expand = 0;
+    IC_TRY(icae_chat_say(c, question, &said, write, user));
+    if (said.result) {
+        said.result->prompt_seconds += start;
+        said.result->seconds += start;
+    }
+done:
     icae_chat_free(c);
     return rc;
 }

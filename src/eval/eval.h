@@ -124,6 +124,7 @@ typedef struct ic_system {
     icae_adapter *adapter;
     icae_session *session;
     int refine;  /* steps of slots that are refined; 0: as the encoder makes them */
+    int expand;  /* segments that are read as text again to continue and to answer */
     ic_ids *ids; /* [documents], made when first asked for */
 } ic_system;
 

@@ -131,7 +131,7 @@ static int make_prompt(run *r, ask *a)
         max_tokens = ic_eval_slots(r->s->adapter, r->s->adapter->rate, ids.count);
         prompt = "Summarize the text above, keeping its facts.";
     }
-    IC_TRY(ic_ask_prompt(&a->prompt, r->s->session, &part, parts, prompt));
+    IC_TRY(ic_ask_prompt(&a->prompt, r->s->session, &part, parts, prompt, r->s->expand));
     IC_TRY(ic_prompt_fits(&a->prompt, max_tokens, "the question with its context and answer"));
     a->g = (ic_generation){.sampling.max_tokens = max_tokens,
                            .end_of_turn = ic_end_of_turn(r->s->session),

@@ -196,7 +196,7 @@ static char *system_name(const char *model, const char *adapter)
 }
 
 static int add_system(ic_eval *e, const char *name, const char *model, const char *adapter,
-                      double refine)
+                      double refine, double expand)
 {
     int rc = ICAE_OK;
     ic_system *more = ic_resize(e->system, e->systems + 1, sizeof *more);
@@ -220,6 +220,10 @@ static int add_system(ic_eval *e, const char *name, const char *model, const cha
         return ic_fail(ICAE_EINVAL, "%s: %g steps of refining: expected 0 to %d", s->name, refine,
                        IC_MOST_REFINING);
     s->refine = e->options->refine ? e->options->refine : (int)refine;
+    if (!(expand >= 0 && expand <= 1 << 20))
+        return ic_fail(ICAE_EINVAL, "%s: %g segments to expand: expected 0 or more", s->name,
+                       expand);
+    s->expand = e->options->expand ? e->options->expand : (int)expand;
     icae_session_options options = e->options->session;
     options.progress = NULL; /* experiments report */
     IC_TRY(icae_model_open(&s->model, model, &e->options->model));
@@ -242,15 +246,16 @@ static int open_systems(ic_eval *e)
     const icae_eval_options *o = e->options;
     const ic_json *list = ic_json_get(e->suite, "systems");
     for (size_t i = 0; i < o->system_count; i++)
-        IC_TRY(add_system(e, o->systems[i].name, o->systems[i].model, o->systems[i].adapter, 0));
+        IC_TRY(add_system(e, o->systems[i].name, o->systems[i].model, o->systems[i].adapter, 0, 0));
     if (!o->system_count)
         for (const ic_json *i = ic_json_first(list); i; i = ic_json_next(i))
             IC_TRY(add_system(e, ic_json_string(ic_json_get(i, "name")),
                               ic_json_string(ic_json_get(i, "model")),
                               ic_json_string(ic_json_get(i, "adapter")),
-                              ic_json_number(ic_json_get(i, "refine"), 0)));
+                              ic_json_number(ic_json_get(i, "refine"), 0),
+                              ic_json_number(ic_json_get(i, "expand"), 0)));
     if (!e->systems)
-        IC_TRY(add_system(e, NULL, NULL, NULL, 0));
+        IC_TRY(add_system(e, NULL, NULL, NULL, 0, 0));
 done:
     return rc;
 }
@@ -299,6 +304,8 @@ static int describe_settings(ic_buffer *out, const ic_eval *e, const char *suite
                               ic_dtypes[s->session->act].name));
         if (s->refine)
             IC_TRY(ic_buffer_addf(out, " refine %d", s->refine));
+        if (s->expand)
+            IC_TRY(ic_buffer_addf(out, " expand %d", s->expand));
     }
 done:
     return rc;
@@ -333,6 +340,7 @@ static void describe_run(ic_eval *e, const char *settings, const char *data_hash
         ic_report_number(r, "rate", (double)a->rate);
         ic_report_number(r, "rank", a->rank);
         ic_report_number(r, "refine", s->refine);
+        ic_report_number(r, "expand", s->expand);
         ic_report_text(r, "positions", a->spread ? "spread" : "sequential");
         ic_report_text(r, "slots", a->proportional ? "proportional" : "fixed");
         ic_report_text(r, "compute", ic_dtypes[s->session->act].name);

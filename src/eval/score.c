@@ -44,17 +44,14 @@ int ic_score_slots(ic_score *scores, double *rows, ic_system *s, float rate, con
     ic_prompt p;
     ic_ids all = {0};
     icae_slots *slots = NULL;
-    const int32_t lm = IC_LM;
     ic_prompt_begin(&p, s->session);
     if (s->adapter->bos && s->model->config.bos >= 0)
         IC_TRY(ic_ids_add(&all, s->model->config.bos));
     IC_TRY(ic_ids_append(&all, context, (size_t)tokens));
     IC_TRY(ic_compress_ids(&slots, s->session, &all,
                            &(icae_compress_options){.rate = rate, .refine = s->refine}));
-    *rows = (double)slots->count;
-    IC_TRY(ic_prompt_slots(&p, slots, 0, slots->segments, NULL));
-    if (s->adapter->lm_token)
-        IC_TRY(ic_prompt_ids(&p, &lm, 1));
+    IC_TRY(ic_continue_prompt(&p, s->session, &(icae_part){.slots = slots}, 1, s->expand));
+    *rows = (double)p.rows - s->adapter->lm_token;
     IC_TRY(score(scores, s, &p, ids, n, ic_first_scored(s)));
 done:
     ic_prompt_free(&p);
