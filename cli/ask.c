@@ -26,7 +26,8 @@ const cli_command cli_ask = {
     .details =
         "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
         "the order given. The last argument is the question. Stops after 512 tokens unless told\n"
-        "otherwise.\n",
+        "otherwise. With --expand 4, the four segments that make the question likeliest are first\n"
+        "restored from their slots and then read as text: better answers for a little more work.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 2,

@@ -22,7 +22,9 @@ const cli_command cli_continue = {
     .details =
         "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
         "the order given. Prints the continuation only. Stops after 128 tokens unless told\n"
-        "otherwise.\n",
+        "otherwise. With --expand 2, the last two segments are first restored from their slots "
+        "and\n"
+        "then read as text, so that what follows fits the last words.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,

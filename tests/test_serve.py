@@ -284,6 +284,28 @@ def test_conversation(s: Server) -> None:
     assert s.chat([{"role": "system", "content": "Say something."}]).good()
 
 
+def test_expand(s: Server) -> None:
+    """Segments that are read as text: usage tells them, what is asked elsewhere stays, the command says the same."""
+    c, d = s.context(TEXT), s.context(SHORT)
+    asked = [{"role": "user", "content": QUESTION}]
+    plain = s.chat(asked, icae={"contexts": [c["id"]]}).good()["usage"]
+    one = s.chat(asked, icae={"contexts": [c["id"]], "expand": 1}).good()["usage"]
+    assert "expanded_tokens" not in plain["icae"] and one["icae"]["expanded_tokens"] > 0
+    assert one["icae"]["slots"] < plain["icae"]["slots"] and one["prompt_tokens"] > plain["prompt_tokens"]
+    assert one["icae"]["context_tokens"] + one["icae"]["expanded_tokens"] == c["tokens"]
+    all_of_it = s.chat(asked, icae={"contexts": [c["id"], d["id"]], "expand": 1000}).good()["usage"]["icae"]
+    assert all_of_it["slots"] == 0 and all_of_it["expanded_tokens"] == c["tokens"] + d["tokens"], all_of_it
+    again = s.chat(asked, icae={"contexts": [c["id"]]}).good()["usage"]
+    assert again["icae"] == plain["icae"] and again["prompt_tokens_details"]["cached_tokens"] > 0
+    inside = [{"role": "user", "content": [{"type": "icae_context", "id": c["id"]}, {"type": "text", "text": QUESTION}]}]
+    assert s.chat(inside, icae={"expand": 1}).good()["usage"]["icae"]["expanded_tokens"] > 0
+    assert "expanded_tokens" not in s.chat(asked, icae={"expand": 3}).good()["usage"]["icae"]
+    over = s.post("/v1/completions", {"prompt": [" And", " But"], "temperature": 0, "icae": {"contexts": [c["id"]], "expand": 1}})
+    assert over.good()["usage"]["icae"]["expanded_tokens"] > 0
+    long = s.chat(TEXT + "\n\n" + QUESTION, icae={"compress_over": 100, "expand": 1}).good()["usage"]["icae"]
+    assert long["compressed"]["messages"] == 1 and long["expanded_tokens"] > 0
+
+
 def test_compress_over(s: Server) -> None:
     """Old messages and a long last one are read as slots, and usage says so; what is short stays as it is."""
     old = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "I see."}, {"role": "user", "content": SHORT},
@@ -399,6 +421,7 @@ def test_bad_requests(s: Server) -> None:
             ({"messages": [{"role": "system", "content": [{"type": "icae_context", "id": "ctx_00"}]}]}, "messages[0].content"),
             ({"icae": 3}, "icae"), ({"icae": {"contexts": "ctx_00"}}, "icae.contexts"),
             ({"icae": {"contexts": [1]}}, "icae.contexts"), ({"icae": {"compress_over": 0}}, "icae.compress_over"),
+            ({"icae": {"expand": -1}}, "icae.expand"), ({"icae": {"expand": "2"}}, "icae.expand"),
             ({"stream_options": []}, "stream_options"), ({"model": 7}, "model")]:
         s.post("/v1/chat/completions", ask | change).bad(400, param=param)
     s.post("/v1/completions", {}).bad(400, param="prompt")
@@ -868,7 +891,7 @@ def test_postgres(_: Server) -> None:
 
 
 TESTS = [test_contract, test_contexts, test_exact, test_append, test_progress, test_pages, test_streams, test_completions,
-         test_conversation, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_prefixes, test_bad_requests,
+         test_conversation, test_expand, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_prefixes, test_bad_requests,
          test_hostile_bodies, test_hostile_bytes, test_other_model, test_gone, test_keep_alive, test_queue, test_tokens,
          test_start, test_tls, test_origins, test_slow_clients, test_drain, test_kill_sqlite, test_full, test_disk_full,
          test_expiry, test_postgres]

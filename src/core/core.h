@@ -283,7 +283,7 @@ void ic_refinement_free(ic_refinement *f);
 
 /* A segment that was restored from its slots, to be read as text. */
 typedef struct ic_expanded {
-    size_t part;
+    const icae_slots *slots; /* borrowed */
     uint32_t segment;
     ic_ids ids;
 } ic_expanded;
@@ -293,15 +293,30 @@ typedef struct ic_expansion {
     size_t count;
 } ic_expansion;
 
+/* The text of a segment, or NULL: it is read from its slots. x may be NULL. */
+const ic_ids *ic_expansion_at(const ic_expansion *x, const icae_slots *slots, uint32_t segment);
+void ic_expansion_free(ic_expansion *x);
+/* Rows of the segments from `first` on that are read in one way: the text of one, or the slots of all up to
+ * the next that is expanded. *end: the segment behind them. */
+int ic_prompt_run(ic_prompt *p, const icae_slots *slots, uint32_t first, const ic_expansion *x,
+                  uint32_t *end);
+
 /* Up to `most` segments: the last ones of the last part (none if that is text), or those of all parts that
  * make a question likeliest; left: what the chat template puts before a context. */
 int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
                    int most);
 int ic_expand_for(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
                   const ic_ids *left, const ic_ids *question, int most);
-/* The text of a segment, or NULL: it is read from its slots. x may be NULL. */
-const ic_ids *ic_expansion_at(const ic_expansion *x, size_t part, uint32_t segment);
-void ic_expansion_free(ic_expansion *x);
+
+/* The same in steps of some `rows`, between which the session may do other work. Slots are borrowed. */
+typedef struct ic_expanding ic_expanding;
+int ic_expanding_last(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
+                      int most);
+int ic_expanding_for(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
+                     const ic_ids *left, const ic_ids *question, int most);
+int ic_expanding_step(ic_expanding *e, int rows);           /* 1: there is more to do */
+void ic_expanding_take(ic_expansion *out, ic_expanding *e); /* once it is done */
+void ic_expanding_free(ic_expanding *e);
 
 /* ---- continuations and questions (read.c) ----------------------------------------------------- */
 

@@ -5,13 +5,34 @@
  * matters most is restored first ("compress, sense, and expand", REFRAG, arXiv 2509.01092): for a
  * continuation the last segments, for a question those that make it likely (ranking by query
  * likelihood, Ponte and Croft 1998, with the decoder reading one segment's slots as the model of it).
- * Nothing is needed but the slots.
+ * Nothing is needed but the slots. Owns the order of things: find, score, choose, restore; in steps,
+ * between which the session may do other work.
  */
 #include "core/engine.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* A segment at being restored. */
+typedef struct restoring {
+    ic_expanding *of;
+    ic_ids *ids;
+    ic_prompt prompt;
+    ic_generation generation;
+    ic_job job;
+} restoring;
+
+struct ic_expanding {
+    icae_session *session;
+    ic_expansion x; /* candidates, then those that were chosen */
+    ic_ids left, question;
+    size_t most, scored; /* scored: segments */
+    ic_score *scores;    /* [segments, tokens of the question]; NULL: there is nothing to choose */
+    ic_engine *engine;   /* it restores; NULL: not yet */
+    restoring *work;
+    uint64_t done, total; /* tokens restored */
+};
 
 void ic_expansion_free(ic_expansion *x)
 {
@@ -21,17 +42,42 @@ void ic_expansion_free(ic_expansion *x)
     *x = (ic_expansion){0};
 }
 
-const ic_ids *ic_expansion_at(const ic_expansion *x, size_t part, uint32_t segment)
+const ic_ids *ic_expansion_at(const ic_expansion *x, const icae_slots *slots, uint32_t segment)
 {
     for (size_t i = 0; x && i < x->count; i++)
-        if (x->item[i].part == part && x->item[i].segment == segment)
+        if (x->item[i].slots == slots && x->item[i].segment == segment)
             return &x->item[i].ids;
     return NULL;
 }
 
-/* All segments of the parts, in order. */
-static int all_segments(ic_expansion *out, const icae_session *s, const icae_part *parts,
-                        size_t count)
+void ic_expanding_free(ic_expanding *e)
+{
+    if (!e)
+        return;
+    for (size_t i = 0; e->work && i < e->x.count; i++)
+        ic_prompt_free(&e->work[i].prompt);
+    ic_engine_free(e->engine);
+    ic_free(e->work);
+    ic_free(e->scores);
+    ic_ids_free(&e->left);
+    ic_ids_free(&e->question);
+    ic_expansion_free(&e->x);
+    ic_free(e);
+}
+
+/* ---- candidates ------------------------------------------------------------------------------- */
+
+static bool seen(const icae_part *parts, size_t i)
+{
+    for (size_t j = 0; j < i; j++)
+        if (parts[j].slots == parts[i].slots)
+            return true;
+    return false;
+}
+
+/* All segments of the parts, in order; slots that stand there twice once. */
+static int find_segments(ic_expansion *out, const icae_session *s, const icae_part *parts,
+                         size_t count)
 {
     int rc = ICAE_OK;
     size_t n = 0;
@@ -44,150 +90,111 @@ static int all_segments(ic_expansion *out, const icae_session *s, const icae_par
     if (!(out->item = ic_alloc(IC_MAX(n, 1), sizeof *out->item)))
         return ICAE_ENOMEM;
     for (size_t i = 0; i < count; i++)
-        for (uint32_t j = 0; parts[i].slots && j < parts[i].slots->segments; j++)
-            out->item[out->count++] = (ic_expanded){.part = i, .segment = j};
+        for (uint32_t j = 0; parts[i].slots && !seen(parts, i) && j < parts[i].slots->segments; j++)
+            out->item[out->count++] = (ic_expanded){.slots = parts[i].slots, .segment = j};
 done:
     return rc;
 }
 
-/* ---- restoring -------------------------------------------------------------------------------- */
-
-typedef struct restoring {
-    const icae_session *session;
-    ic_ids *ids;
-    uint64_t *done, total; /* tokens of all */
-    ic_prompt prompt;
-    ic_generation generation;
-    ic_job job;
-} restoring;
-
-static int take(void *user, int32_t id)
+static ic_expanding *expanding_new(icae_session *s, int most)
 {
-    restoring *r = user;
-    const icae_session *s = r->session;
-    if (ic_ids_add(r->ids, id) < 0)
-        return 1;
-    ++*r->done;
-    return s->progress && s->progress(s->user, "tokens", *r->done, r->total);
-}
-
-static int start(restoring *r, const icae_slots *slots, uint32_t segment)
-{
-    int rc = ICAE_OK;
-    const ic_span span = {
-        .first_segment = segment, .segments = 1, .tokens = slots->segment[segment].tokens};
-    IC_TRY(ic_span_prompt(&r->prompt, r->session, slots, &span));
-    IC_TRY(ic_prompt_fits(&r->prompt, span.tokens, "restoring a segment"));
-    r->generation = (ic_generation){
-        .expected = span.tokens, .through_eos = true, .end_of_turn = -1, .take = take, .user = r};
-    r->job = (ic_job){.prompt = &r->prompt, .generation = &r->generation};
-done:
-    return rc;
-}
-
-/* Each segment by itself, all at once: greedily, as many tokens as it had. */
-static int restore(ic_expansion *x, icae_session *s, const icae_part *parts)
-{
-    int rc = ICAE_OK;
-    ic_engine *e = NULL;
-    uint64_t done = 0, total = 0;
-    restoring *r = ic_alloc(IC_MAX(x->count, 1), sizeof *r);
-    if (!r)
-        return ICAE_ENOMEM;
-    for (size_t i = 0; i < x->count; i++)
-        total += parts[x->item[i].part].slots->segment[x->item[i].segment].tokens;
-    IC_TRY(ic_engine_new(&e, s, &(ic_engine_options){.sequences = (int)IC_MIN(x->count, 32)}));
-    for (size_t i = 0; i < x->count; i++) {
-        ic_expanded *o = &x->item[i];
-        r[i] = (restoring){.session = s, .ids = &o->ids, .done = &done, .total = total};
-        IC_TRY(start(&r[i], parts[o->part].slots, o->segment));
-        ic_engine_add(e, &r[i].job);
+    ic_expanding *e = ic_alloc(1, sizeof *e);
+    if (e) {
+        e->session = s;
+        e->most = (size_t)most;
     }
-    IC_TRY(ic_engine_drain(e));
-    for (size_t i = 0; i < x->count; i++)
-        IC_TRY(r[i].job.rc);
+    return e;
+}
+
+int ic_expanding_last(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
+                      int most)
+{
+    int rc = ICAE_OK;
+    ic_expanding *e = expanding_new(s, most);
+    if (!e)
+        return ICAE_ENOMEM;
+    if (count && parts[count - 1].slots) {
+        IC_TRY(find_segments(&e->x, s, &parts[count - 1], 1));
+        size_t kept = IC_MIN(e->x.count, e->most);
+        memmove(e->x.item, e->x.item + e->x.count - kept, kept * sizeof *e->x.item);
+        e->x.count = kept;
+    }
+    *out = e;
+    e = NULL;
 done:
-    ic_engine_free(e);
-    for (size_t i = 0; i < x->count; i++)
-        ic_prompt_free(&r[i].prompt);
-    ic_free(r);
+    ic_expanding_free(e);
     return rc;
 }
 
-/* ---- the last segments ------------------------------------------------------------------------ */
-
-int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
-                   int most)
+int ic_expanding_for(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
+                     const ic_ids *left, const ic_ids *question, int most)
 {
     int rc = ICAE_OK;
-    *out = (ic_expansion){0};
-    if (!most || !count || !parts[count - 1].slots)
-        return ICAE_OK;
-    IC_TRY(all_segments(out, s, parts, count));
-    size_t last = 0, end = out->count;
-    while (last < (size_t)most && last < end && out->item[end - 1 - last].part == count - 1)
-        last++;
-    memmove(out->item, out->item + end - last, last * sizeof *out->item);
-    out->count = last;
-    IC_TRY(restore(out, s, parts));
+    ic_expanding *e = expanding_new(s, question->count ? most : 0);
+    if (!e)
+        return ICAE_ENOMEM;
+    IC_TRY(ic_ids_append(&e->left, left->ids, left->count));
+    IC_TRY(ic_ids_append(&e->question, question->ids, question->count));
+    IC_TRY(find_segments(&e->x, s, parts, count));
+    if (!e->most)
+        e->x.count = 0;
+    if (e->x.count > e->most &&
+        !(e->scores = ic_alloc(e->x.count * e->question.count, sizeof *e->scores))) {
+        rc = ICAE_ENOMEM;
+        goto done;
+    }
+    *out = e;
+    e = NULL;
 done:
-    if (rc < 0)
-        ic_expansion_free(out);
+    ic_expanding_free(e);
     return rc;
 }
 
 /* ---- the segments that a question is about ---------------------------------------------------- */
 
 /* The question behind the slots of one segment, as an answer would read it. */
-static int question_prompt(ic_prompt *p, icae_session *s, const ic_ids *left,
-                           const icae_slots *slots, uint32_t segment, const ic_ids *question)
+static int question_prompt(ic_prompt *p, const ic_expanding *e, const ic_expanded *segment)
 {
     int rc = ICAE_OK;
     const int32_t ft = IC_FT;
-    ic_prompt_begin(p, s);
-    IC_TRY(ic_prompt_ids(p, left->ids, left->count));
-    IC_TRY(ic_prompt_slots(p, slots, segment, 1, NULL));
+    ic_prompt_begin(p, e->session);
+    IC_TRY(ic_prompt_ids(p, e->left.ids, e->left.count));
+    IC_TRY(ic_prompt_slots(p, segment->slots, segment->segment, 1, NULL));
     IC_TRY(ic_prompt_ids(p, &ft, 1));
-    IC_TRY(ic_prompt_ids(p, question->ids, question->count - 1));
+    IC_TRY(ic_prompt_ids(p, e->question.ids, e->question.count - 1));
     IC_TRY(ic_prompt_fits(p, 1, "the question with a segment"));
 done:
     return rc;
 }
 
-/* Scores of the question's tokens behind each segment: [segments, tokens]. */
-static int score_question(ic_score *scores, const ic_expansion *x, icae_session *s,
-                          const icae_part *parts, const ic_ids *left, const ic_ids *question)
+/* Scores of the question's tokens behind the next segments: of some `rows`, but at least one. */
+static int score_some(ic_expanding *e, int rows)
 {
-    int rc = ICAE_OK;
-    size_t made = 0, read = 0;
-    ic_prompt *p = ic_alloc(IC_MAX(x->count, 1), sizeof *p);
-    ic_read *reads = ic_alloc(IC_MAX(x->count, 1), sizeof *reads);
+    int rc = ICAE_OK, n = 0, read = 0;
+    size_t tokens = e->question.count, most = IC_MIN(e->x.count - e->scored, (size_t)rows);
+    ic_prompt *p = ic_alloc(IC_MAX(most, 1), sizeof *p);
+    ic_read *reads = ic_alloc(IC_MAX(most, 1), sizeof *reads);
     if (!p || !reads) {
         rc = ICAE_ENOMEM;
         goto done;
     }
-    while (read < x->count) {
-        int rows = 0, n = 0;
-        for (; made < x->count && (!n || rows + p[made - 1].rows <= IC_READ_CHUNK); made++, n++) {
-            const ic_expanded *o = &x->item[made];
-            IC_TRY(question_prompt(&p[made], s, left, parts[o->part].slots, o->segment, question));
-            reads[n] = (ic_read){.prompt = &p[made],
-                                 .count = p[made].rows,
-                                 .targets = question->ids,
-                                 .scored = (int)question->count,
-                                 .scores = scores + made * question->count};
-            rows += p[made].rows;
-        }
-        IC_TRY(ic_read_rows(s, reads, n));
-        for (; read < made; read++)
-            ic_prompt_free(&p[read]);
-        if (s->progress && s->progress(s->user, "segments", read, x->count)) {
-            rc = ic_fail(ICAE_ECANCELLED, "choosing segments was stopped");
-            goto done;
-        }
+    while ((size_t)n < most && (!n || read + p[n - 1].rows <= rows)) {
+        size_t i = e->scored + (size_t)n;
+        IC_TRY(question_prompt(&p[n], e, &e->x.item[i]));
+        reads[n] = (ic_read){.prompt = &p[n],
+                             .count = p[n].rows,
+                             .targets = e->question.ids,
+                             .scored = (int)tokens,
+                             .scores = e->scores + i * tokens};
+        read += p[n++].rows;
     }
+    IC_TRY(ic_read_rows(e->session, reads, n));
+    e->scored += (size_t)n;
+    const icae_session *s = e->session;
+    if (s->progress && s->progress(s->user, "segments", e->scored, e->x.count))
+        rc = ic_fail(ICAE_ECANCELLED, "choosing segments was stopped");
 done:
-    for (size_t i = 0; p && i < x->count; i++)
+    for (size_t i = 0; p && i < most; i++)
         ic_prompt_free(&p[i]);
     ic_free(p);
     ic_free(reads);
@@ -227,45 +234,151 @@ static void weigh(ranked *r, const ic_score *scores, size_t segments, size_t tok
     }
 }
 
-/* Leaves the `most` best segments, in the order of the text. */
-static int choose(ic_expansion *x, const ic_score *scores, size_t tokens, size_t most)
+/* Leaves the best segments, in the order of the text. */
+static int choose(ic_expanding *e)
 {
+    ic_expansion *x = &e->x;
     ranked *r = ic_alloc(x->count, sizeof *r);
     if (!r)
         return ICAE_ENOMEM;
     for (size_t i = 0; i < x->count; i++)
         r[i].index = i;
-    weigh(r, scores, x->count, tokens);
+    weigh(r, e->scores, x->count, e->question.count);
     qsort(r, x->count, sizeof *r, by_evidence);
-    qsort(r, most, sizeof *r, by_index);
-    for (size_t i = 0; i < most; i++) /* ascending: no item is overwritten before it has moved */
+    qsort(r, e->most, sizeof *r, by_index);
+    for (size_t i = 0; i < e->most; i++) /* ascending: none is overwritten before it has moved */
         x->item[i] = x->item[r[i].index];
-    x->count = most;
+    x->count = e->most;
     ic_free(r);
+    ic_free(e->scores);
+    e->scores = NULL;
     return ICAE_OK;
+}
+
+/* ---- restoring -------------------------------------------------------------------------------- */
+
+static int take(void *user, int32_t id)
+{
+    restoring *r = user;
+    ic_expanding *e = r->of;
+    const icae_session *s = e->session;
+    if (ic_ids_add(r->ids, id) < 0)
+        return 1;
+    return s->progress && s->progress(s->user, "tokens", ++e->done, e->total);
+}
+
+/* One segment by itself: greedily, as many tokens as it had. */
+static int start(restoring *r, const ic_expanded *segment)
+{
+    int rc = ICAE_OK;
+    const ic_span span = {.first_segment = segment->segment,
+                          .segments = 1,
+                          .tokens = segment->slots->segment[segment->segment].tokens};
+    IC_TRY(ic_span_prompt(&r->prompt, r->of->session, segment->slots, &span));
+    IC_TRY(ic_prompt_fits(&r->prompt, span.tokens, "restoring a segment"));
+    r->generation = (ic_generation){
+        .expected = span.tokens, .through_eos = true, .end_of_turn = -1, .take = take, .user = r};
+    r->job = (ic_job){.prompt = &r->prompt, .generation = &r->generation};
+done:
+    return rc;
+}
+
+/* All chosen segments at once. */
+static int begin_restoring(ic_expanding *e, int rows)
+{
+    int rc = ICAE_OK;
+    size_t n = e->x.count;
+    if (!(e->work = ic_alloc(n, sizeof *e->work)))
+        return ICAE_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        ic_expanded *segment = &e->x.item[i];
+        e->work[i] = (restoring){.of = e, .ids = &segment->ids};
+        IC_TRY(start(&e->work[i], segment));
+        e->total += segment->slots->segment[segment->segment].tokens;
+    }
+    IC_TRY(ic_engine_new(&e->engine, e->session,
+                         &(ic_engine_options){.sequences = (int)IC_MIN(n, 32), .rows = rows}));
+    for (size_t i = 0; i < n; i++)
+        ic_engine_add(e->engine, &e->work[i].job);
+done:
+    return rc;
+}
+
+int ic_expanding_step(ic_expanding *e, int rows)
+{
+    int rc = ICAE_OK;
+    if (e->scores) {
+        IC_TRY(score_some(e, rows));
+        if (e->scored == e->x.count)
+            IC_TRY(choose(e));
+        return 1;
+    }
+    if (!e->x.count)
+        return 0;
+    if (!e->engine)
+        IC_TRY(begin_restoring(e, rows));
+    IC_TRY(ic_engine_step(e->engine));
+    if (ic_engine_load(e->engine))
+        return 1;
+    for (size_t i = 0; i < e->x.count; i++)
+        IC_TRY(e->work[i].job.rc);
+done:
+    return rc;
+}
+
+void ic_expanding_take(ic_expansion *out, ic_expanding *e)
+{
+    for (size_t i = 0; e->work && i < e->x.count; i++)
+        ic_prompt_free(&e->work[i].prompt);
+    ic_free(e->work);
+    e->work = NULL;
+    *out = e->x;
+    e->x = (ic_expansion){0};
+}
+
+/* ---- at once ---------------------------------------------------------------------------------- */
+
+/* Frees `e`. */
+static int all_steps(ic_expansion *out, ic_expanding *e)
+{
+    int rc;
+    do
+        rc = ic_expanding_step(e, IC_READ_CHUNK);
+    while (rc > 0);
+    if (rc == ICAE_OK)
+        ic_expanding_take(out, e);
+    ic_expanding_free(e);
+    return rc;
+}
+
+int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
+                   int most)
+{
+    ic_expanding *e = NULL;
+    *out = (ic_expansion){0};
+    int rc = ic_expanding_last(&e, s, parts, count, most);
+    return rc < 0 ? rc : all_steps(out, e);
 }
 
 int ic_expand_for(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
                   const ic_ids *left, const ic_ids *question, int most)
 {
-    int rc = ICAE_OK;
-    ic_score *scores = NULL;
+    ic_expanding *e = NULL;
     *out = (ic_expansion){0};
-    if (!most || !question->count)
-        return ICAE_OK;
-    IC_TRY(all_segments(out, s, parts, count));
-    if (out->count > (size_t)most) {
-        if (!(scores = ic_alloc(out->count * question->count, sizeof *scores))) {
-            rc = ICAE_ENOMEM;
-            goto done;
-        }
-        IC_TRY(score_question(scores, out, s, parts, left, question));
-        IC_TRY(choose(out, scores, question->count, (size_t)most));
-    }
-    IC_TRY(restore(out, s, parts));
-done:
-    ic_free(scores);
-    if (rc < 0)
-        ic_expansion_free(out);
-    return rc;
+    int rc = ic_expanding_for(&e, s, parts, count, left, question, most);
+    return rc < 0 ? rc : all_steps(out, e);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+int ic_prompt_run(ic_prompt *p, const icae_slots *slots, uint32_t first, const ic_expansion *x,
+                  uint32_t *end)
+{
+    const ic_ids *text = ic_expansion_at(x, slots, first);
+    *end = first + 1;
+    if (text)
+        return ic_prompt_ids(p, text->ids, text->count);
+    while (*end < slots->segments && !ic_expansion_at(x, slots, *end))
+        ++*end;
+    return ic_prompt_slots(p, slots, first, *end - first, NULL);
 }

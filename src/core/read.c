@@ -249,8 +249,9 @@ static size_t slot_segments(const icae_part *parts, size_t count, const ic_expan
 {
     size_t n = 0;
     for (size_t i = 0; i < count; i++)
-        n += parts[i].slots ? parts[i].slots->segments : 0;
-    return n - (x ? x->count : 0);
+        for (uint32_t j = 0; parts[i].slots && j < parts[i].slots->segments; j++)
+            n += ic_expansion_at(x, parts[i].slots, j) == NULL;
+    return n;
 }
 
 /* The parts in their order; raw texts that follow each other are kept apart by a blank line.
@@ -269,18 +270,12 @@ static int add_parts(ic_prompt *p, const icae_part *parts, size_t count, const i
             continue;
         }
         IC_TRY(icae_slots_check(slots, p->session));
-        for (uint32_t j = 0; j < slots->segments;) {
-            const ic_ids *text = ic_expansion_at(x, i, j);
-            uint32_t run = 0;
-            while (!text && j + run < slots->segments && !ic_expansion_at(x, i, j + run))
-                run++;
-            if (text)
-                IC_TRY(ic_prompt_ids(p, text->ids, text->count));
-            else
-                IC_TRY(ic_prompt_slots(p, slots, j, run, NULL));
-            if (mark && run && !(left -= run))
+        for (uint32_t j = 0, end; j < slots->segments; j = end) {
+            bool text = ic_expansion_at(x, slots, j) != NULL;
+            IC_TRY(ic_prompt_run(p, slots, j, x, &end));
+            left -= text ? 0 : end - j;
+            if (mark && !text && !left)
                 IC_TRY(add_special(p, mark));
-            j += text ? 1 : run;
         }
     }
 done:

@@ -4,6 +4,7 @@
  * The order of things: parse, look up contexts, wait for a place, compress what is to be compressed, lay
  * out the prompt, let the worker generate. What can be refused is refused before a stream begins.
  */
+#include "serve/expand.h"
 #include "serve/shorten.h"
 
 #include <stdio.h>
@@ -112,32 +113,61 @@ done:
 
 /* ---- the prompt ------------------------------------------------------------------------------- */
 
-static int lay_out(answer *a)
+static int lay_out_chat(answer *a, ic_conversation *v)
 {
     int rc = ICAE_OK;
     const ic_request *q = &a->request;
     icae_session *s = a->call->server->session;
+    ic_shortening *h = &a->shortening;
+    const icae_part *front = a->front;
+    const ic_turn *turns = a->turns;
+    size_t front_count = q->context_count, count = q->message_count;
+    ic_expansion x = {0};
+    if (q->compress_over && s->adapter) {
+        IC_TRY(ic_shorten(h, a->call, a->front, front_count, a->turns, count, q->compress_over,
+                          &a->usage));
+        front = h->front;
+        front_count = h->front_count;
+        turns = h->turns;
+        count = h->count;
+    }
+    IC_TRY(ic_serve_expand(&x, a->call, front, front_count, turns, count, NULL, q->expand));
+    IC_TRY(ic_conversation_chat(v, s, front, front_count, turns, count, &x));
+done:
+    ic_expansion_free(&x);
+    return rc;
+}
+
+static int lay_out_plain(answer *a, ic_conversation *v, const char *text)
+{
+    int rc = ICAE_OK;
+    const ic_request *q = &a->request;
+    ic_expansion x = {0};
+    IC_TRY(ic_serve_expand(&x, a->call, a->front, q->context_count, NULL, 0, text, q->expand));
+    IC_TRY(
+        ic_conversation_plain(v, a->call->server->session, a->front, q->context_count, text, &x));
+done:
+    ic_expansion_free(&x);
+    return rc;
+}
+
+static int lay_out(answer *a)
+{
+    int rc = ICAE_OK;
+    const ic_request *q = &a->request;
     size_t count = q->chat ? 1 : q->piece_count;
     ic_conversation *v = a->conversation = ic_alloc(count, sizeof *v);
     if (!v)
         return ICAE_ENOMEM;
     a->conversation_count = count;
     snprintf(a->param, sizeof a->param, q->chat ? "messages" : "prompt");
-    if (q->chat && q->compress_over && s->adapter) {
-        ic_shortening *h = &a->shortening;
-        IC_TRY(ic_shorten(h, a->call, a->front, q->context_count, a->turns, q->message_count,
-                          q->compress_over, &a->usage));
-        IC_TRY(ic_conversation_chat(v, s, h->front, h->front_count, h->turns, h->count));
-    } else if (q->chat) {
-        IC_TRY(ic_conversation_chat(v, s, a->front, q->context_count, a->turns, q->message_count));
-    } else {
-        for (size_t i = 0; i < count; i++)
-            IC_TRY(ic_conversation_plain(&v[i], s, a->front, q->context_count, q->pieces[i].text));
-    }
+    for (size_t i = 0; i < count; i++)
+        IC_TRY(q->chat ? lay_out_chat(a, &v[i]) : lay_out_plain(a, &v[i], q->pieces[i].text));
     for (size_t i = 0; i < count; i++) {
         a->usage.slot_rows += (uint64_t)v[i].prompt.slots;
         a->usage.text_rows += (uint64_t)(v[i].prompt.rows - v[i].prompt.slots);
         a->usage.context_tokens += v[i].context_tokens;
+        a->usage.expanded += v[i].expanded;
     }
     *a->param = 0;
 done:

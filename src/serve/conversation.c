@@ -34,7 +34,13 @@ static int add_slots(ic_conversation *c, const icae_slots *s)
     ic_hash *hash = NULL;
     char hex[65];
     IC_TRY(icae_slots_check(s, c->prompt.session));
-    IC_TRY(ic_prompt_slots(&c->prompt, s, 0, s->segments, NULL));
+    c->context_tokens += s->tokens;
+    for (uint32_t i = 0, end; i < s->segments; i = end) {
+        const ic_ids *text = ic_expansion_at(c->expansion, s, i);
+        IC_TRY(ic_prompt_run(&c->prompt, s, i, c->expansion, &end));
+        c->context_tokens -= text ? text->count : 0;
+        c->expanded += text ? text->count : 0;
+    }
     IC_TRY(ic_hash_new(&hash));
     ic_hash_add(hash, s->values, s->count * ic_row_bytes(s->dtype, (size_t)s->width));
     if (s->scales)
@@ -42,7 +48,6 @@ static int add_slots(ic_conversation *c, const icae_slots *s)
     for (uint32_t i = 0; i < s->segments; i++)
         ic_hash_add(hash, &s->segment[i].tokens, 2 * sizeof s->segment[i].tokens);
     ic_hash_finish(hash, hex);
-    c->context_tokens += s->tokens;
     rc = ic_buffer_add(&c->seed, hex, 64);
 done:
     return rc;
@@ -52,15 +57,17 @@ done:
 static int end_slots(ic_conversation *c, int32_t mark)
 {
     int rc = mark ? add_ids(c, &mark, 1) : ICAE_OK;
+    if (c->expansion->count) /* another question has other rows */
+        return rc;
     if (rc == ICAE_OK)
         rc = ic_hash_of(c->key, c->seed.data, c->seed.size);
     c->shared = c->prompt.rows;
     return rc;
 }
 
-static int begin(ic_conversation *c, icae_session *s)
+static int begin(ic_conversation *c, icae_session *s, const ic_expansion *x)
 {
-    *c = (ic_conversation){.end_of_turn = -1};
+    *c = (ic_conversation){.end_of_turn = -1, .expansion = x};
     ic_prompt_begin(&c->prompt, s);
     if (!s->model->tokenizer)
         return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read",
@@ -86,11 +93,11 @@ int ic_conversation_count(uint64_t *tokens, const icae_session *s, const char *t
 /* ---- completions ------------------------------------------------------------------------------ */
 
 int ic_conversation_plain(ic_conversation *c, icae_session *s, const icae_part *front,
-                          size_t front_count, const char *text)
+                          size_t front_count, const char *text, const ic_expansion *x)
 {
     int rc = ICAE_OK;
     const ic_config *config = &s->model->config;
-    IC_TRY(begin(c, s));
+    IC_TRY(begin(c, s, x));
     if (!front_count && config->bos >= 0)
         IC_TRY(add_ids(c, &config->bos, 1));
     for (size_t i = 0; i < front_count; i++)
@@ -188,13 +195,14 @@ static int close_turn(ic_conversation *c, layout *l)
 }
 
 int ic_conversation_chat(ic_conversation *c, icae_session *s, const icae_part *front,
-                         size_t front_count, const ic_turn *turns, size_t count)
+                         size_t front_count, const ic_turn *turns, size_t count,
+                         const ic_expansion *x)
 {
     int rc = ICAE_OK;
     const int32_t mark = IC_FT;
     bool slots = has_slots(front, front_count, turns, count);
     layout l = {.plain = slots && s->adapter && !strcmp(s->adapter->layout, "v1"), .first = true};
-    IC_TRY(begin(c, s));
+    IC_TRY(begin(c, s, x));
     c->end_of_turn = ic_end_of_turn(s);
     for (size_t i = 0; i < count; i++) {
         if (turns[i].role == IC_SYSTEM)

@@ -376,6 +376,8 @@ static int add_usage(ic_buffer *b, const ic_usage *u)
         "},\"icae\":{\"text_tokens\":%" PRIu64 ",\"slots\":%" PRIu64 ",\"context_tokens\":%" PRIu64,
         prompt, u->completion, prompt + u->completion, u->cached_rows, u->text_rows, u->slot_rows,
         u->context_tokens));
+    if (u->expanded)
+        IC_TRY(ic_buffer_addf(b, ",\"expanded_tokens\":%" PRIu64, u->expanded));
     if (u->compressed)
         IC_TRY(ic_buffer_addf(b,
                               ",\"compressed\":{\"messages\":%" PRIu64 ",\"tokens\":%" PRIu64

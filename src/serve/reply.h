@@ -10,7 +10,8 @@ typedef struct ic_reply ic_reply;
 /* What a request has cost: the usage member. */
 typedef struct ic_usage {
     uint64_t text_rows, slot_rows, cached_rows, context_tokens, completion;
-    bool compressed; /* compress_over did something: */
+    uint64_t expanded; /* of the text rows: tokens restored from slots */
+    bool compressed;   /* compress_over did something: */
     uint64_t messages, tokens, slots;
 } ic_usage;
 

@@ -14,7 +14,8 @@ static const char *const common_members[] = {
     "model", "temperature",  "top_p",  "n",        "max_tokens",     "max_completion_tokens",
     "stop",  "seed",         "stream", "messages", "stream_options", "logprobs",
     "icae",  "top_logprobs", "user",   "prompt",   "echo",           NULL};
-static const char *const icae_members[] = {"contexts", "compress_over", "top_k", "min_p", NULL};
+static const char *const icae_members[] = {"contexts", "compress_over", "expand",
+                                           "top_k",    "min_p",         NULL};
 
 static int add_piece(ic_request *r, ic_piece piece)
 {
@@ -192,11 +193,12 @@ static int read_icae(ic_request *r, const ic_json *object)
     int rc = ICAE_OK;
     ic_fields f = {.object = object};
     const ic_json *contexts = NULL;
-    int64_t top_k = 0, over = 0;
+    int64_t top_k = 0, over = 0, expand = 0;
     double min_p = 0;
     IC_TRY(ic_fields_whole(&f, "top_k", &top_k, 0, 1 << 30));
     IC_TRY(ic_fields_real(&f, "min_p", &min_p, 0, 1));
     IC_TRY(ic_fields_whole(&f, "compress_over", &over, 1, 1 << 30));
+    IC_TRY(ic_fields_whole(&f, "expand", &expand, 0, IC_MOST_EXPANDED));
     IC_TRY(ic_fields_array(&f, "contexts", &contexts));
     for (const ic_json *c = ic_json_first(contexts); c; c = ic_json_next(c)) {
         if (!ic_json_string(c) || r->context_count == IC_MOST_CONTEXTS) {
@@ -208,6 +210,7 @@ static int read_icae(ic_request *r, const ic_json *object)
     r->sampling.top_k = (int)top_k;
     r->sampling.min_p = (float)min_p;
     r->compress_over = (uint64_t)over;
+    r->expand = (int)expand;
     rc = ic_fields_unknown(&r->unknown, object, icae_members, "icae.");
 done:
     if (rc < 0)

@@ -16,7 +16,7 @@ typedef struct ic_message {
     size_t first, count; /* of the request's pieces */
 } ic_message;
 
-enum { IC_MOST_STOPS = 4, IC_MOST_TOP = 20, IC_MOST_CONTEXTS = 64 };
+enum { IC_MOST_STOPS = 4, IC_MOST_TOP = 20, IC_MOST_CONTEXTS = 64, IC_MOST_EXPANDED = 1024 };
 
 typedef struct ic_request {
     bool chat; /* else a completion: a piece for each prompt, and no messages */
@@ -26,6 +26,7 @@ typedef struct ic_request {
     const char *contexts[IC_MOST_CONTEXTS];
     size_t context_count;
     uint64_t compress_over; /* 0: no */
+    int expand;             /* segments that are restored and read as text; 0: none */
     icae_sampling sampling;
     bool seeded, stream, usage, echo, logprobs;
     int n, top; /* n replies to each prompt */
