@@ -24,7 +24,8 @@ static const cli_option options[] = {
      offsetof(settings, int8)},
     {CLI_INT, 0, "refine", "N", "Improve the slots against the decoder, in up to N steps",
      offsetof(settings, refine)},
-    {CLI_INT, 0, "span", "TOKENS", "Restore long texts TOKENS at a time (the adapter's)",
+    {CLI_INT, 0, "span", "TOKENS",
+     "Restore long texts TOKENS at a time (the adapter's; a segment if refined)",
      offsetof(settings, span)},
     {.type = CLI_END},
 };

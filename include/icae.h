@@ -177,7 +177,8 @@ typedef struct icae_compress_options {
                    each takes about three times a check; fewer once nothing is doubtful. 0: none */
     uint32_t
         span; /* tokens restored at a time: a longer text is checked and restored in spans of whole
-                      segments, each from its own slots; 0: the adapter's, or what the model can hold */
+                      segments, each from its own slots; 0: the adapter's, or what the model can hold; one segment
+                      if they are refined */
 } icae_compress_options;
 
 /* Compresses a text. ICAE_EINVAL if it is empty, ICAE_ELIMIT if the model cannot hold its slots. */

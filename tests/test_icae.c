@@ -419,13 +419,14 @@ static void test_refining(void **state)
         "e3b0c44298fc1c149afb, 北京 Straße; {\"k\":[7,0.25]} ΑΒΓ qwfpgjluy arstdhneio "
         "zxcvbkm ZXCVBKM = 0x7fffe1c0 ~/.profile";
     size_t n = strlen(odd);
-    icae_slots *plain = compress(&w, odd, n, &(icae_compress_options){.check = true});
+    icae_slots *plain = compress(&w, odd, n, &(icae_compress_options){.check = true, .span = 64});
     icae_slots *s = compress(&w, odd, n, &(icae_compress_options){.check = true, .refine = 30});
     icae_slots_info i = icae_slots_describe(s);
     assert_true(loss_of(plain) > 0.1 && loss_of(s) < loss_of(plain) / 2);
     assert_true(i.fidelity.accuracy > icae_slots_describe(plain).fidelity.accuracy);
     assert_true(i.refined == 30 && i.before_refining.measured &&
                 icae_slots_describe(plain).refined == 0);
+    assert_int_equal(i.span, 64); /* a segment */
     assert_float_equal((float)i.before_refining.loss, (float)loss_of(plain), 1e-4f);
 
     char *bytes;
@@ -439,7 +440,7 @@ static void test_refining(void **state)
     icae_slots_free(s);
 
     s = compress(&w, odd, n,
-                 &(icae_compress_options){.check = true, .refine = 30, .span = 30, .int8 = true});
+                 &(icae_compress_options){.check = true, .refine = 30, .span = 1000, .int8 = true});
     assert_true(loss_of(s) < loss_of(plain));
     icae_slots_free(s);
     s = compress(&w, odd, n, &(icae_compress_options){.exact = true, .refine = 30});
@@ -469,9 +470,9 @@ static void test_refining(void **state)
     close_whole(&w);
 
     w = open_whole(NULL, ICAE_COMPUTE_F32, 1, 3 << 20);
-    assert_int_equal(
-        icae_compress(&s, w.session, text, strlen(text), &(icae_compress_options){.refine = 1}),
-        ICAE_ENOMEM);
+    assert_int_equal(icae_compress(&s, w.session, text, strlen(text),
+                                   &(icae_compress_options){.refine = 1, .span = 1000}),
+                     ICAE_ENOMEM);
     close_whole(&w);
 }
 

@@ -94,6 +94,8 @@ static int make_slots(icae_slots **out, const icae_session *s, const float *valu
     uint64_t span = span_limit(s, rate);
     if (a->span > 0)
         span = IC_MIN(span, (uint64_t)a->span);
+    if (o->refine) /* a segment by itself: so it can be expanded by itself, and those that are right end early */
+        span = IC_MIN(span, IC_MAX((uint64_t)((double)a->k * (double)rate), 1));
     slots->span = o->span ? o->span : span;
     memcpy(slots->base, s->model->identity, sizeof slots->base);
     memcpy(slots->adapter, a->identity, sizeof slots->adapter);
