@@ -12,7 +12,7 @@ if [ $# -lt 2 ]; then
     held=" The texts below were held out of its training."
     facts=country.txt # such questions the model has learnt to answer
     scores=" (100 such questions: F1 0.43; from the full text 0.71)"
-    questions=("What is the form of government of Guinea?" "What is the median age in Guinea?"
+    questions=("What is the capital of Guinea?" "What is the median age in Guinea?"
         "What natural resources does Guinea have?")
 else
     held=""
@@ -63,14 +63,14 @@ run restore "$text.icae" --diff "$text"
 step "3. Half as many slots, improved by some steps of gradient descent on this one text."
 run compress "$text" --adapter demo/model/icae-8x.safetensors --refine 30 --check -o half.icae
 
-step "4. Ask about a text, from its slots alone.$scores"
-[ "$facts" = "$text" ] || run compress "$facts" --check
+step "4. Ask about a text. It is slots; what a question is about is restored from them first, and read.$scores"
+[ "$facts" = "$text" ] || run compress "$facts" --check --refine 10
 for question in "${questions[@]}"; do
-    run ask "$facts.icae" "$question" --max-tokens 32
+    run ask "$facts.icae" "$question" --expand 2 --max-tokens 32
 done
 
-step "5. Continue the text, from the slots. (A small model's prose.)"
-run continue "$text.icae" --max-tokens 40 --temperature 0.7 --seed 1
+step "5. Continue the text, from the slots, the last two segments of it restored first. (A small model's prose.)"
+run continue "$text.icae" --expand 2 --max-tokens 40 --temperature 0.7 --seed 1
 
 step "6. Exact restoration: a few bytes of corrections beside the slots give the original back."
 show compress "$text" -o exact.icae --exact
@@ -84,5 +84,6 @@ cat <<'END'
   icae compress FILE --check
   icae compress FILE --check --refine 10                       (better slots, for some seconds)
   icae restore FILE.icae --diff FILE
+  icae ask FILE.icae "a question" --expand 4                   (reads the four segments that it is about as text)
   icae ask FILE.icae "a question" --model MODEL_FOLDER --adapter ADAPTER   (for answers worth reading)
 END

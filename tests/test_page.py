@@ -213,6 +213,12 @@ def test_ask(b: browser.Browser, server: Server) -> None:
     expect("the answer", b.run("talks.get(current.id)[1].content"), wanted)
     b.run("$('forget').click()")
     expect("cleared", b.run("talks.has(current.id)"), False)
+    b.run("$('expand').click(); $('question').focus()")
+    b.write_text("And who?")
+    b.key("Enter")
+    b.wait("!$('send').hidden && $('talk').lastElementChild.querySelector('small')")
+    assert "read as text" in b.run("$('talk').lastElementChild.querySelector('small').textContent")
+    b.run("$('expand').click()")
 
 
 def test_list(b: browser.Browser, server: Server) -> None:
