@@ -11,7 +11,7 @@ case $text in -* | demo) text=text.txt ;; esac
 if [ $# -lt 2 ]; then
     held=" The texts below were held out of its training."
     facts=country.txt # such questions the model has learnt to answer
-    scores=" (100 such questions: F1 0.43; from the full text 0.71)"
+    scores=" (100 such questions, four segments: F1 0.59; slots alone 0.43, the full text 0.71)"
     questions=("What is the capital of Guinea?" "What is the median age in Guinea?"
         "What natural resources does Guinea have?")
 else

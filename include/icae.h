@@ -271,9 +271,10 @@ typedef struct icae_generate_options {
     uint64_t
         *token; /* icae_restore without corrections: set, before each piece of text, to the number
                         (from 0) of the text's token that the piece ends with; NULL: not wanted */
-    int expand; /* icae_continue, icae_ask: up to so many segments are first restored from their slots and then
-                   read as text, the last ones of the last part to be continued, those that make the question
-                   likeliest to be answered. 0: none; all is read from slots */
+    int expand; /* up to so many segments are restored from their slots and read as text: by icae_continue the last
+                   ones of the last part, if it is slots; by icae_ask those of all parts behind whose slots the
+                   question is likeliest (after REFRAG, arXiv 2509.01092). 0: none. ICAE_EINVAL: less, or in
+                   icae_chat_say, whose conversation stays as it was read */
 } icae_generate_options;
 
 /* Restores the text of the slots, streaming it to `write`. With corrections (icae_compress_options

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A segment at being restored. */
+/* A segment that is being restored. */
 typedef struct restoring {
     ic_expanding *of;
     ic_ids *ids;
