@@ -264,6 +264,22 @@ static void test_expanded_reading(void **state)
     assert_int_equal(b.size, c.size); /* a text has no segments */
     assert_memory_equal(b.data, c.data, c.size);
 
+    /* more than the model can hold, before anything is read; a question longer than what chooses */
+    int most = w.model->config.max_positions;
+    size_t count = (size_t)most / i.tokens + 1;
+    icae_part *many = ic_alloc(count, sizeof *many);
+    assert_non_null(many);
+    for (size_t k = 0; k < count; k++)
+        many[k] = slots;
+    assert_int_equal(icae_ask(w.session, many, count, "Who?", &one, gather, &a), ICAE_ELIMIT);
+    ic_free(many);
+    ic_buffer long_question = {0};
+    for (int k = 0; k < 100; k++)
+        assert_int_equal(ic_buffer_addf(&long_question, "and who is number %d? ", k), 0);
+    MUST(icae_ask(w.session, &slots, 1, long_question.data, &one, gather, &a));
+    assert_true(r.prompt_slots < i.slots);
+    ic_buffer_free(&long_question);
+
     icae_generate_options bad = {.expand = -1};
     assert_int_equal(icae_ask(w.session, &slots, 1, "Who?", &bad, gather, &a), ICAE_EINVAL);
     assert_int_equal(icae_continue(w.session, &slots, 1, &bad, gather, &a), ICAE_EINVAL);

@@ -302,7 +302,7 @@ int ic_prompt_run(ic_prompt *p, const icae_slots *slots, uint32_t first, const i
                   uint32_t *end);
 
 /* Up to `most` segments: the last ones of the last part (none if that is text), or those of all parts that
- * make a question likeliest; left: what the chat template puts before a context. */
+ * make a question (its last 256 tokens) likeliest; left: what the chat template puts before a context. */
 int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
                    int most);
 int ic_expand_for(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,

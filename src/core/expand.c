@@ -14,10 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Tokens of a question that choose, its last ones: many segments each read them. */
+enum { ASKED = 256 };
+
 /* A segment that is being restored. */
 typedef struct restoring {
     ic_expanding *of;
     ic_ids *ids;
+    int rc; /* of keeping them */
     ic_prompt prompt;
     ic_generation generation;
     ic_job job;
@@ -28,7 +32,7 @@ struct ic_expanding {
     ic_expansion x; /* candidates, then those that were chosen */
     ic_ids left, question;
     size_t most, scored; /* scored: segments */
-    ic_score *scores;    /* [segments, tokens of the question]; NULL: there is nothing to choose */
+    float *nll;          /* [segments, tokens of the question]; NULL: there is nothing to choose */
     ic_engine *engine;   /* it restores; NULL: not yet */
     restoring *work;
     uint64_t done, total; /* tokens restored */
@@ -58,7 +62,7 @@ void ic_expanding_free(ic_expanding *e)
         ic_prompt_free(&e->work[i].prompt);
     ic_engine_free(e->engine);
     ic_free(e->work);
-    ic_free(e->scores);
+    ic_free(e->nll);
     ic_ids_free(&e->left);
     ic_ids_free(&e->question);
     ic_expansion_free(&e->x);
@@ -81,12 +85,18 @@ static int find_segments(ic_expansion *out, const icae_session *s, const icae_pa
 {
     int rc = ICAE_OK;
     size_t n = 0;
+    uint64_t need = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!parts[i].slots)
+        const icae_slots *slots = parts[i].slots;
+        if (!slots)
             continue;
-        IC_TRY(icae_slots_check(parts[i].slots, s));
-        n += parts[i].slots->segments;
+        IC_TRY(icae_slots_check(slots, s));
+        n += slots->segments;
+        need += s->adapter->spread ? slots->tokens : slots->count;
     }
+    if (need > (uint64_t)s->model->config.max_positions) /* before anything is computed in vain */
+        return ic_fail(ICAE_ELIMIT, "the context needs %llu positions, %s has %d",
+                       (unsigned long long)need, s->model->path, s->model->config.max_positions);
     if (!(out->item = ic_alloc(IC_MAX(n, 1), sizeof *out->item)))
         return ICAE_ENOMEM;
     for (size_t i = 0; i < count; i++)
@@ -134,12 +144,12 @@ int ic_expanding_for(ic_expanding **out, icae_session *s, const icae_part *parts
     if (!e)
         return ICAE_ENOMEM;
     IC_TRY(ic_ids_append(&e->left, left->ids, left->count));
-    IC_TRY(ic_ids_append(&e->question, question->ids, question->count));
+    size_t asked = IC_MIN(question->count, (size_t)ASKED);
+    IC_TRY(ic_ids_append(&e->question, question->ids + question->count - asked, asked));
     IC_TRY(find_segments(&e->x, s, parts, count));
     if (!e->most)
         e->x.count = 0;
-    if (e->x.count > e->most &&
-        !(e->scores = ic_alloc(e->x.count * e->question.count, sizeof *e->scores))) {
+    if (e->x.count > e->most && !(e->nll = ic_alloc(e->x.count * asked, sizeof *e->nll))) {
         rc = ICAE_ENOMEM;
         goto done;
     }
@@ -174,21 +184,23 @@ static int score_some(ic_expanding *e, int rows)
     size_t tokens = e->question.count, most = IC_MIN(e->x.count - e->scored, (size_t)rows);
     ic_prompt *p = ic_alloc(IC_MAX(most, 1), sizeof *p);
     ic_read *reads = ic_alloc(IC_MAX(most, 1), sizeof *reads);
-    if (!p || !reads) {
+    ic_score *scores = ic_alloc(IC_MAX(most, 1) * tokens, sizeof *scores);
+    if (!p || !reads || !scores) {
         rc = ICAE_ENOMEM;
         goto done;
     }
     while ((size_t)n < most && (!n || read + p[n - 1].rows <= rows)) {
-        size_t i = e->scored + (size_t)n;
-        IC_TRY(question_prompt(&p[n], e, &e->x.item[i]));
+        IC_TRY(question_prompt(&p[n], e, &e->x.item[e->scored + (size_t)n]));
         reads[n] = (ic_read){.prompt = &p[n],
                              .count = p[n].rows,
                              .targets = e->question.ids,
                              .scored = (int)tokens,
-                             .scores = e->scores + i * tokens};
+                             .scores = scores + (size_t)n * tokens};
         read += p[n++].rows;
     }
     IC_TRY(ic_read_rows(e->session, reads, n));
+    for (size_t i = 0; i < (size_t)n * tokens; i++)
+        e->nll[e->scored * tokens + i] = scores[i].nll;
     e->scored += (size_t)n;
     const icae_session *s = e->session;
     if (s->progress && s->progress(s->user, "segments", e->scored, e->x.count))
@@ -198,6 +210,7 @@ done:
         ic_prompt_free(&p[i]);
     ic_free(p);
     ic_free(reads);
+    ic_free(scores);
     return rc;
 }
 
@@ -222,15 +235,15 @@ static int by_index(const void *a, const void *b)
 
 /* By how much a segment makes the question's tokens likelier than segments do on average (the mean of
  * their probabilities), in nats, summed over the tokens for which it does. */
-static void weigh(ranked *r, const ic_score *scores, size_t segments, size_t tokens)
+static void weigh(ranked *r, const float *nll, size_t segments, size_t tokens)
 {
     for (size_t t = 0; t < tokens; t++) {
         double mean = 0;
         for (size_t i = 0; i < segments; i++)
-            mean += exp(-(double)scores[i * tokens + t].nll) / (double)segments;
+            mean += exp(-(double)nll[i * tokens + t]) / (double)segments;
         mean = -log(fmax(mean, 1e-300));
         for (size_t i = 0; i < segments; i++)
-            r[i].evidence += fmax(0, mean - (double)scores[i * tokens + t].nll);
+            r[i].evidence += fmax(0, mean - (double)nll[i * tokens + t]);
     }
 }
 
@@ -243,15 +256,15 @@ static int choose(ic_expanding *e)
         return ICAE_ENOMEM;
     for (size_t i = 0; i < x->count; i++)
         r[i].index = i;
-    weigh(r, e->scores, x->count, e->question.count);
+    weigh(r, e->nll, x->count, e->question.count);
     qsort(r, x->count, sizeof *r, by_evidence);
     qsort(r, e->most, sizeof *r, by_index);
     for (size_t i = 0; i < e->most; i++) /* ascending: none is overwritten before it has moved */
         x->item[i] = x->item[r[i].index];
     x->count = e->most;
     ic_free(r);
-    ic_free(e->scores);
-    e->scores = NULL;
+    ic_free(e->nll);
+    e->nll = NULL;
     return ICAE_OK;
 }
 
@@ -262,7 +275,7 @@ static int take(void *user, int32_t id)
     restoring *r = user;
     ic_expanding *e = r->of;
     const icae_session *s = e->session;
-    if (ic_ids_add(r->ids, id) < 0)
+    if ((r->rc = ic_ids_add(r->ids, id)) < 0)
         return 1;
     return s->progress && s->progress(s->user, "tokens", ++e->done, e->total);
 }
@@ -307,7 +320,7 @@ done:
 int ic_expanding_step(ic_expanding *e, int rows)
 {
     int rc = ICAE_OK;
-    if (e->scores) {
+    if (e->nll) {
         IC_TRY(score_some(e, rows));
         if (e->scored == e->x.count)
             IC_TRY(choose(e));
@@ -321,7 +334,7 @@ int ic_expanding_step(ic_expanding *e, int rows)
     if (ic_engine_load(e->engine))
         return 1;
     for (size_t i = 0; i < e->x.count; i++)
-        IC_TRY(e->work[i].job.rc);
+        IC_TRY(e->work[i].rc < 0 ? e->work[i].rc : e->work[i].job.rc);
 done:
     return rc;
 }
