@@ -612,6 +612,11 @@ static void test_refusals(void **state)
     icae_session *bare;
     MUST(icae_session_new(&bare, w.model, NULL, NULL));
     assert_int_equal(icae_restore(bare, s, NULL, gather, &out), ICAE_EINVAL);
+    for (int expand = 0; expand < 2; expand++) {
+        icae_generate_options o = {.expand = expand};
+        assert_int_equal(icae_continue(bare, &part, 1, &o, gather, &out), ICAE_EINVAL);
+        assert_int_equal(icae_ask(bare, &part, 1, "Who?", &o, gather, &out), ICAE_EINVAL);
+    }
     icae_session_free(bare);
     icae_slots_free(s);
     close_whole(&w);

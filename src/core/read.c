@@ -291,9 +291,10 @@ int ic_continue_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, si
     IC_TRY(ic_expand_last(&x, s, parts, count, expand));
     bool slots = slot_segments(parts, count, &x) > 0;
     bool has_bos = x.count && s->adapter->bos; /* its text begins with one */
+    int32_t mark = slots && s->adapter && s->adapter->lm_token ? IC_LM : 0;
     if (!slots && !has_bos && s->model->config.bos >= 0)
         IC_TRY(ic_prompt_ids(p, &s->model->config.bos, 1));
-    IC_TRY(add_parts(p, parts, count, &x, slots && s->adapter->lm_token ? IC_LM : 0));
+    IC_TRY(add_parts(p, parts, count, &x, mark));
     if (!p->rows)
         rc = ic_fail(ICAE_EINVAL, "there is nothing to continue");
 done:
