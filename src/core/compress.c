@@ -28,6 +28,12 @@ static int check_rate(float *rate, const icae_adapter *a, float wanted)
                    a->path, (double)a->rate);
 }
 
+/* Tokens of a full segment. */
+static uint64_t full_segment(const icae_adapter *a, float rate)
+{
+    return (uint64_t)((double)a->k * (double)rate);
+}
+
 /* The most tokens that can be restored from their slots within the model's positions. */
 static uint64_t span_limit(const icae_session *s, float rate)
 {
@@ -36,7 +42,7 @@ static uint64_t span_limit(const icae_session *s, float rate)
     if (a->spread)
         return positions;
     /* slots, [AE] and the text share the positions; slots come by whole segments */
-    uint64_t segment = (uint64_t)((double)a->k * (double)rate);
+    uint64_t segment = full_segment(a, rate);
     uint64_t per_segment = segment + (uint64_t)a->k,
              whole = (positions - 1) / IC_MAX(per_segment, 1);
     return IC_MAX(whole * segment, 1);
@@ -95,7 +101,7 @@ static int make_slots(icae_slots **out, const icae_session *s, const float *valu
     if (a->span > 0)
         span = IC_MIN(span, (uint64_t)a->span);
     if (o->refine) /* a segment by itself: so it can be expanded by itself, and those that are right end early */
-        span = IC_MIN(span, IC_MAX((uint64_t)((double)a->k * (double)rate), 1));
+        span = IC_MIN(span, IC_MAX(full_segment(a, rate), 1));
     slots->span = o->span ? o->span : span;
     memcpy(slots->base, s->model->identity, sizeof slots->base);
     memcpy(slots->adapter, a->identity, sizeof slots->adapter);

@@ -308,10 +308,8 @@ int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, s
 int ic_expand_for(ic_expansion *out, icae_session *s, const icae_part *parts, size_t count,
                   const ic_ids *left, const ic_ids *question, int most);
 
-/* The same in steps of some `rows`, between which the session may do other work. Slots are borrowed. */
+/* ic_expand_for in steps of some `rows`, between which the session may do other work. Slots are borrowed. */
 typedef struct ic_expanding ic_expanding;
-int ic_expanding_last(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
-                      int most);
 int ic_expanding_for(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
                      const ic_ids *left, const ic_ids *question, int most);
 int ic_expanding_step(ic_expanding *e, int rows);           /* 1: there is more to do */

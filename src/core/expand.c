@@ -116,8 +116,8 @@ static ic_expanding *expanding_new(icae_session *s, int most)
     return e;
 }
 
-int ic_expanding_last(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
-                      int most)
+static int expanding_last(ic_expanding **out, icae_session *s, const icae_part *parts, size_t count,
+                          int most)
 {
     int rc = ICAE_OK;
     ic_expanding *e = expanding_new(s, most);
@@ -369,7 +369,7 @@ int ic_expand_last(ic_expansion *out, icae_session *s, const icae_part *parts, s
 {
     ic_expanding *e = NULL;
     *out = (ic_expansion){0};
-    int rc = ic_expanding_last(&e, s, parts, count, most);
+    int rc = expanding_last(&e, s, parts, count, most);
     return rc < 0 ? rc : all_steps(out, e);
 }
 

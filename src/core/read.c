@@ -109,10 +109,14 @@ static int begin(ic_generation *g, const icae_session *s, const icae_generate_op
     return check_options(options);
 }
 
-static void finish(const ic_generation *g, const icae_generate_options *options)
+/* before: seconds that were spent before the prompt was read. */
+static void finish(const ic_generation *g, const icae_generate_options *options, double before)
 {
-    if (options && options->result)
-        *options->result = g->result;
+    if (!options || !options->result)
+        return;
+    *options->result = g->result;
+    options->result->prompt_seconds += before;
+    options->result->seconds += before;
 }
 
 /* ---- restore ---------------------------------------------------------------------------------- */
@@ -221,7 +225,7 @@ int icae_restore(icae_session *s, const icae_slots *slots, const icae_generate_o
         o.token = options ? options->token : NULL;
         IC_TRY(restore_spans(s, slots, &g, NULL, 0, &o));
     }
-    finish(&g, options);
+    finish(&g, options, 0);
 done:
     ic_buffer_free(&o.text);
     return rc;
@@ -317,9 +321,7 @@ int icae_continue(icae_session *s, const icae_part *parts, size_t count,
     IC_TRY(ic_prompt_fits(&p, 1, "the prompt"));
     start = ic_seconds() - start;
     IC_TRY(generate(s, &p, 0, &kv, &g, &o));
-    g.result.prompt_seconds += start;
-    g.result.seconds += start;
-    finish(&g, options);
+    finish(&g, options, start);
 done:
     ic_prompt_free(&p);
     ic_kv_free(kv);
@@ -440,19 +442,14 @@ int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t 
     return rc;
 }
 
-int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options *options,
-                  icae_text_fn write, void *user)
+static int say(icae_chat *c, const char *message, const icae_generate_options *options,
+               double before, icae_text_fn write, void *user)
 {
     int rc = ICAE_OK;
     icae_session *s = c->session;
     ic_generation g;
     output o = {.write = write, .user = user, .session = s};
     IC_TRY(begin(&g, s, options, write));
-    if (options && options->expand) {
-        rc = ic_fail(ICAE_EINVAL,
-                     "expand: what a conversation has read stays as it is; ask instead");
-        goto done;
-    }
     IC_TRY(add_turn(c, message));
     IC_TRY(ic_prompt_fits(&c->prompt, 1, "the question with its context"));
     g.end_of_turn = ic_end_of_turn(s);
@@ -460,9 +457,18 @@ int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options
     c->turns++;
     c->read = c->kv ? c->kv->rows : c->read;
     IC_TRY(rc);
-    finish(&g, options);
+    finish(&g, options, before);
 done:
     return rc;
+}
+
+int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options *options,
+                  icae_text_fn write, void *user)
+{
+    if (options && options->expand)
+        return ic_fail(ICAE_EINVAL,
+                       "expand: what a conversation has read stays as it is; ask instead");
+    return say(c, message, options, 0, write, user);
 }
 
 int icae_ask(icae_session *s, const icae_part *parts, size_t count, const char *question,
@@ -471,20 +477,12 @@ int icae_ask(icae_session *s, const icae_part *parts, size_t count, const char *
     int rc = ICAE_OK;
     icae_chat *c = NULL;
     ic_generation g;
-    static const icae_generate_options defaults;
-    icae_generate_options said = options ? *options : defaults;
     double start = ic_seconds();
     if (!question || !*question)
         return ic_fail(ICAE_EINVAL, "the question is empty");
-    IC_TRY(begin(&g, s, options, write));
-    IC_TRY(chat_new(&c, s, parts, count, question, said.expand));
-    start = ic_seconds() - start;
-    said.expand = 0;
-    IC_TRY(icae_chat_say(c, question, &said, write, user));
-    if (said.result) {
-        said.result->prompt_seconds += start;
-        said.result->seconds += start;
-    }
+    IC_TRY(begin(&g, s, options, write)); /* before anything is restored in vain */
+    IC_TRY(chat_new(&c, s, parts, count, question, options ? options->expand : 0));
+    IC_TRY(say(c, question, options, ic_seconds() - start, write, user));
 done:
     icae_chat_free(c);
     return rc;
