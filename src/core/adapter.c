@@ -432,6 +432,11 @@ void icae_adapter_free(icae_adapter *a)
     ic_free(a);
 }
 
+bool ic_adapter_plain(const icae_adapter *a)
+{
+    return a && strcmp(a->layout, "v1") == 0;
+}
+
 icae_adapter_info icae_adapter_describe(const icae_adapter *a)
 {
     icae_adapter_info info = {

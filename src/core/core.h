@@ -49,6 +49,9 @@ struct icae_adapter {
     size_t owned_count;
 };
 
+/* Published v1 adapters read questions without chat template, [FT] on both sides. a may be NULL. */
+bool ic_adapter_plain(const icae_adapter *a);
+
 /* ---- segments and positions (segment.c): DESIGN semantics, pure arithmetic -------------------- */
 
 /* Segment count of `tokens` tokens at k slots and rate r: ceil(tokens / (k r)); each has

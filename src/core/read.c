@@ -358,7 +358,7 @@ static int chat_new(icae_chat **out, icae_session *s, const icae_part *parts, si
         goto done;
     }
     c->slots = slot_segments(parts, count, NULL) > 0;
-    c->plain = c->slots && s->adapter && !strcmp(s->adapter->layout, "v1");
+    c->plain = c->slots && ic_adapter_plain(s->adapter);
     if (!c->plain)
         IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
     if (expand && c->slots) {

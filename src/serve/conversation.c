@@ -201,7 +201,7 @@ int ic_conversation_chat(ic_conversation *c, icae_session *s, const icae_part *f
     int rc = ICAE_OK;
     const int32_t mark = IC_FT;
     bool slots = has_slots(front, front_count, turns, count);
-    layout l = {.plain = slots && s->adapter && !strcmp(s->adapter->layout, "v1"), .first = true};
+    layout l = {.plain = slots && ic_adapter_plain(s->adapter), .first = true};
     IC_TRY(begin(c, s, x));
     c->end_of_turn = ic_end_of_turn(s);
     for (size_t i = 0; i < count; i++) {

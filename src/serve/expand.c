@@ -67,7 +67,7 @@ int ic_serve_expand(ic_expansion *out, ic_call *c, const icae_part *front, size_
         IC_TRY(question_of(&question, turns, count));
     if (!question.size)
         goto done;
-    if (!prompt && strcmp(s->adapter->layout, "v1"))
+    if (!prompt && !ic_adapter_plain(s->adapter))
         IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
     IC_TRY(ic_tokenizer_encode_untrusted(&ids, m->tokenizer, question.data, question.size, false));
     IC_TRY(ic_expanding_for(&e, s, parts, n, &left, &ids, most));
