@@ -266,7 +266,7 @@ static int estimate(training *t, const icae_train_callbacks *callbacks)
     char step[32], all[32];
     int rc = icae_train_measure(&e, t->config, callbacks);
     if (t->follows)
-        return rc < 0 ? CLI_FAILED : CLI_DONE;
+        return CLI_DONE;
     if (rc < 0)
         return cli_library_failed();
     cli_progress_clear();
@@ -340,7 +340,9 @@ static int write_text(void *user, const char *text, size_t size)
     return fwrite(text, 1, size, stdout) != size;
 }
 
-/* One of several processes but not the first, which speaks for all. */
+/* One of several processes but not the first, which speaks for all: it tells what went wrong and gives the
+ * exit status. A launcher ends all as soon as one fails, so the others, who fail with it, must not do so
+ * before it has spoken. */
 static bool is_follower(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
@@ -366,7 +368,7 @@ static int train(training *t)
         return estimate(t, &callbacks);
     int rc = icae_train_run(t->config, &callbacks);
     if (t->follows)
-        return rc < 0 ? CLI_FAILED : CLI_DONE;
+        return CLI_DONE;
     cli_progress_clear();
     print_summary(t);
     return rc < 0 ? cli_library_failed() : CLI_DONE;

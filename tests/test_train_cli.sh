@@ -208,6 +208,11 @@ if command -v mpirun >/dev/null && ldd "$(dirname "$icae")"/libicae.so 2>/dev/nu
     ok "an error ends all" test $? -ne 0
     says "an error ends all" "missing.jsonl"
     ok "an error is told once" test "$(grep -c missing.jsonl err)" -eq 1
+    # the first tells it; another that ended first, with a failure, would have the launcher end the first unheard
+    checks=$((checks + 1))
+    OMPI_COMM_WORLD_RANK=1 "$icae" pretrain "${common[@]}" --out mpi-bad --data missing.jsonl -q >out 2>err ||
+        fail "only the first process fails"
+    ok "only the first process tells" test ! -s err
     # one process dies: the run ends within seconds, and goes on with as many or fewer
     "${mpi[@]}" -n 2 "$icae" pretrain "${common[@]}" --dropout 0 --batch 6 --out dies --steps 100000 --schedule constant -q >out 2>err &
     launcher=$!

@@ -90,7 +90,7 @@ int ic_dist_open(ic_dist *d)
         MPI_Comm_free(&node);
     }
     if (d->ranks > 1 && !(d->scratch = ic_alloc(2 * (PIECE + 4 * (size_t)d->ranks), sizeof(float))))
-        return ICAE_ENOMEM;
+        return lost(d, "out of memory");
     return ICAE_OK;
 }
 

@@ -368,11 +368,6 @@ int icae_train_run(const icae_train_config *config, const icae_train_callbacks *
         ic_training_notice(t, false, "done: %llu steps, %llu tokens; %s/last.safetensors%s",
                            (unsigned long long)t->state.step, (unsigned long long)t->state.tokens,
                            t->s->out, t->state.best_step ? ", best.safetensors" : "");
-    if (t->dist.failed) { /* the others are gone or hang: nobody may wait for anybody */
-        if (t->callbacks.notice)
-            t->callbacks.notice(t->callbacks.user, true, icae_error_message());
-        ic_dist_abort(&t->dist);
-    }
     ic_training_close(t);
     ic_free(t);
     return rc;

@@ -459,6 +459,11 @@ done:
 
 void ic_training_close(ic_training *t)
 {
+    if (t->dist.failed) { /* the others are gone or hang: nobody may wait for anybody */
+        if (t->callbacks.notice)
+            t->callbacks.notice(t->callbacks.user, true, icae_error_message());
+        ic_dist_abort(&t->dist);
+    }
     if (t->metrics >= 0)
         close(t->metrics);
     if (t->lock >= 0)
