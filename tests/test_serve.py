@@ -535,9 +535,10 @@ def begin_long(s: Server) -> socket.socket:
     return one
 
 
-def read_all(one: socket.socket) -> bytes:
+def read_until(one: socket.socket, *ends: bytes) -> bytes:
+    """What comes up to one of `ends`, or till the server closes."""
     got = b""
-    while piece := one.recv(65536):
+    while not any(end in got for end in ends) and (piece := one.recv(65536)):
         got += piece
     return got
 
@@ -573,42 +574,23 @@ def test_keep_alive(s: Server) -> None:
 # ---- servers with settings of their own ----------------------------------------------------------------
 
 
-def fill_queue(s: Server, busy: list[socket.socket]) -> None:
-    """Two replies at work, two requests that wait, and all that follows from it."""
-    wait_for(lambda: s.get("/healthz").good()["running"] == 2, 10)
-    one, two = (socket.create_connection(s.address, timeout=60) for _ in range(2))
-    body = b'{"prompt":"x","max_tokens":9}'
-    for waiting in (one, two):
-        waiting.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
-                        + str(len(body)).encode() + b"\r\n\r\n" + body)
-    wait_for(lambda: s.get("/healthz").good()["waiting"] == 2, 10)
-    refused = s.chat("Hello")
-    refused.bad(429, code="queue_full")
-    assert int(refused.headers["Retry-After"]) >= 1
-    assert s.get("/v1/models").status == 200, "what needs no place is answered all the same"
-    one.close()  # who waits and goes leaves the queue
-    wait_for(lambda: s.get("/healthz").good()["waiting"] == 1, 10)
-    busy[0].close()  # a place that is free is taken
-    assert two.recv(15) == b"HTTP/1.1 200 OK"
-    two.close()
-
-
 def test_queue(_: Server) -> None:
-    """What does not fit in the queue is told to come again; those who wait take turns."""
+    """What does not fit in the queue is told to come again; those who wait take turns, and who goes leaves."""
     s = Server(ICAE, "--sequences", "2", "--queue", "2")
-    for last in (False, False, False, True):
-        busy = [begin_long(s) for _ in range(2)]
-        try:
-            fill_queue(s, busy)
-            break
-        except AssertionError:
-            done = b"event: done" in read_all(busy[1])  # on a busy machine it may have ended too early
-            if last or not done:
-                raise
-        finally:
-            for left in busy:
-                left.close()
-    wait_for(lambda: s.get("/healthz").good()["running"] == 0)
+    c = s.context(TEXT * 14, "?check=false")
+    request = f"GET /v1/contexts/{c['id']}/text HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
+    all_at_once = [socket.create_connection(s.address, timeout=120) for _ in range(12)]
+    for one in all_at_once:  # each works for a second or more: two are at work, two wait
+        one.sendall(request)
+    begun = threads([lambda one=one: read_until(one, b"event: text", b"}}") for one in all_at_once])
+    refused = [answer for answer in begun if answer.startswith(b"HTTP/1.1 429")]
+    assert refused and all(b'"queue_full"' in r and b"\r\nRetry-After: " in r for r in refused), begun
+    taken = [answer for answer in begun if answer.startswith(b"HTTP/1.1 200 OK") and b"event: text" in answer]
+    assert len(taken) >= 4 and len(taken) + len(refused) == 12, begun  # who waited has come in
+    assert s.get("/v1/models").status == 200, "what needs no place is answered all the same"
+    for one in all_at_once:
+        one.close()
+    wait_for(lambda: (lambda load: load["running"] == load["waiting"] == 0)(s.get("/healthz").good()))
     s.chat("Hello").good()
     s.end()
 
@@ -739,7 +721,7 @@ def test_drain(_: Server) -> None:
     one = begin_long(s)
     wait_for(lambda: s.get("/healthz").good()["running"] == 1)
     s.process.send_signal(signal.SIGTERM)
-    assert b"event: done" in read_all(one) and s.process.wait(60) == 0
+    assert b"event: done" in read_until(one, b"event: done") and s.process.wait(60) == 0
     try:
         socket.create_connection(s.address, timeout=2).close()
         raise AssertionError("it still listens")
@@ -751,7 +733,7 @@ def test_drain(_: Server) -> None:
     start = time.monotonic()
     status = s.stop()
     assert status == 0 and time.monotonic() - start < 20
-    rest = read_all(one)
+    rest = read_until(one, b"event: done")
     assert b"event: text" in rest and b'"code":"stopped"' in rest and b"event: done" not in rest
     s.end()
 
