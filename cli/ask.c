@@ -14,7 +14,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {CLI_INT, 0, "expand", "N",
-     "Restore up to N segments that the question is about and read them as text",
+     "Read up to N segments that the question is about as text (the adapter's; 0: none)",
      offsetof(settings, expand)},
     {.type = CLI_END},
 };
@@ -27,7 +27,8 @@ const cli_command cli_ask = {
         "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
         "the order given. The last argument is the question. Stops after 512 tokens unless told\n"
         "otherwise. With --expand 4, the four segments that make the question likeliest are first\n"
-        "restored from their slots and then read as text: better answers for a little more work.\n",
+        "restored from their slots and then read as text: better answers for a little more work.\n"
+        "Adapters may recommend it, as the bundled ones do: then --expand 0 reads slots alone.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 2,
@@ -41,12 +42,12 @@ static int ask(const cli_context *c, const char *question, const settings *own,
     cli_engine e = {0};
     icae_result result = {0};
     cli_answer answer;
-    icae_generate_options how = {
-        .sampling = common->sampling, .result = &result, .expand = own->expand};
+    icae_generate_options how = {.sampling = common->sampling, .result = &result};
     int status = cli_engine_open(&e, common, "reading",
                                  c->any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
     if (status != CLI_DONE)
         goto done;
+    how.expand = cli_expand(&e, own->expand);
     cli_answer_open(&answer, common);
     int rc = icae_ask(e.session, c->parts, c->count, question, &how, cli_answer_text, &answer);
     status = cli_answer_close(&answer, rc, "answer", &result, common);
@@ -58,7 +59,7 @@ done:
 static int run(int argc, char **argv)
 {
     cli_common common = {.sampling.max_tokens = 512};
-    settings own = {0};
+    settings own = {.expand = CLI_ADAPTERS};
     cli_context context;
     int operands, status = cli_parse(&cli_ask, &own, &common, argc, argv, &operands);
     if (status != CLI_GO)

@@ -22,7 +22,8 @@ static const cli_option options[] = {
      offsetof(settings, exact)},
     {CLI_FLAG, 0, "int8", NULL, "Keep slots as int8: half the size; says what it costs",
      offsetof(settings, int8)},
-    {CLI_INT, 0, "refine", "N", "Improve the slots against the decoder, in up to N steps",
+    {CLI_INT, 0, "refine", "N",
+     "Improve the slots against the decoder, in up to N steps (the adapter's; 0: none)",
      offsetof(settings, refine)},
     {CLI_INT, 0, "span", "TOKENS",
      "Restore long texts TOKENS at a time (the adapter's; a segment if refined)",
@@ -39,7 +40,9 @@ const cli_command cli_compress = {
         "context: they are few, but each is a vector, so the slot file may well be larger than\n"
         "the text. With --check, says which share of the tokens the model would restore rightly.\n"
         "--refine 10 makes that share larger: the slots take up to 10 steps of gradient descent,\n"
-        "each of which takes some three times as long as a check.\n",
+        "each of which takes some three times as long as a check. Adapters may recommend it, as "
+        "the\n"
+        "bundled ones do (`icae info ADAPTER`): then --refine 0 is the encoder alone.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
@@ -73,9 +76,13 @@ static void report(const char *in, const char *out, const cli_engine *e, const i
     fprintf(to, "  time      %.2f s, %s tokens/s%s\n", seconds,
             cli_bytes(a, (uint64_t)((double)i.tokens / seconds)),
             i.fidelity.measured ? ", checking included" : "");
+    if (i.refined)
+        fprintf(to, "  refined   in up to %d steps", i.refined);
     if (i.before_refining.measured)
-        fprintf(to, "  before    %.1f%% of the tokens right, loss %.3f nats, before refining\n",
+        fprintf(to, "; before %.1f%% of the tokens right, loss %.3f nats",
                 100 * i.before_refining.accuracy, i.before_refining.loss);
+    if (i.refined)
+        fputc('\n', to);
     if (i.int8_error > 0)
         report_int8(to, &i);
     if (i.fidelity.measured) {
@@ -107,6 +114,7 @@ static void report_json(const char *in, const char *out, const icae_slots *slots
     cli_json_fidelity("fidelity", &i.fidelity);
     if (i.fidelity.measured)
         cli_json_count("doubtful", doubtful);
+    cli_json_count("refined", (uint64_t)i.refined);
     if (i.before_refining.measured)
         cli_json_fidelity("fidelity_before_refining", &i.before_refining);
     if (i.int8_error > 0) {
@@ -132,7 +140,7 @@ static int compress(const char *in, const char *out, const settings *s, const cl
     icae_compress_options o = {.check = s->check,
                                .exact = s->exact,
                                .int8 = s->int8,
-                               .refine = s->refine,
+                               .refine = cli_refine(&e, s->refine),
                                .rate = common->rate,
                                .span = (uint32_t)s->span};
     double start = cli_seconds();
@@ -158,7 +166,7 @@ done:
 
 static int run(int argc, char **argv)
 {
-    settings s = {0};
+    settings s = {.refine = CLI_ADAPTERS};
     cli_common common = {0};
     cli_text text;
     int operands, status = cli_parse(&cli_compress, &s, &common, argc, argv, &operands);

@@ -10,7 +10,7 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {CLI_INT, 0, "expand", "N", "Restore up to N segments at the end and read them as text",
+    {CLI_INT, 0, "expand", "N", "Read up to N segments at the end as text (the adapter's; 0: none)",
      offsetof(settings, expand)},
     {.type = CLI_END},
 };
@@ -22,9 +22,9 @@ const cli_command cli_continue = {
     .details =
         "Slot files (.icae) are read as slots, other files as raw text (- is standard input), in\n"
         "the order given. Prints the continuation only. Stops after 128 tokens unless told\n"
-        "otherwise. With --expand 2, the last two segments are first restored from their slots "
-        "and\n"
-        "then read as text, so that what follows fits the last words.\n",
+        "otherwise. With --expand 2, the last two segments are first restored from their slots\n"
+        "and then read as text, so that what follows fits the last words. Adapters may recommend\n"
+        "it, as the bundled ones do: then --expand 0 reads slots alone.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
@@ -37,12 +37,12 @@ static int go_on(const cli_context *c, const settings *own, const cli_common *co
     cli_engine e = {0};
     icae_result result = {0};
     cli_answer answer;
-    icae_generate_options how = {
-        .sampling = common->sampling, .result = &result, .expand = own->expand};
+    icae_generate_options how = {.sampling = common->sampling, .result = &result};
     int status = cli_engine_open(&e, common, "reading",
                                  c->any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
     if (status != CLI_DONE)
         goto done;
+    how.expand = cli_expand(&e, own->expand);
     cli_answer_open(&answer, common);
     int rc = icae_continue(e.session, c->parts, c->count, &how, cli_answer_text, &answer);
     status = cli_answer_close(&answer, rc, "continuation", &result, common);
@@ -54,7 +54,7 @@ done:
 static int run(int argc, char **argv)
 {
     cli_common common = {.sampling.max_tokens = 128};
-    settings own = {0};
+    settings own = {.expand = CLI_ADAPTERS};
     cli_context context;
     int operands, status = cli_parse(&cli_continue, &own, &common, argc, argv, &operands);
     if (status != CLI_GO)

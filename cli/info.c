@@ -118,6 +118,8 @@ static void adapter_members(const icae_adapter *adapter)
     cli_json_text("positions", i.positions);
     cli_json_text("slots", i.slots);
     cli_json_flag("lm_token", i.lm_token);
+    cli_json_count("refine", (uint64_t)i.refine);
+    cli_json_count("expand", (uint64_t)i.expand);
     cli_json_count("parameters", i.parameters);
 }
 
@@ -131,6 +133,8 @@ static void adapter_text(const icae_adapter *adapter)
     printf("  LoRA      rank %d, alpha %g on %s\n", i.rank, (double)i.alpha, i.targets);
     printf("  trained   %s parameters; continuation token: %s\n", cli_bytes(a, i.parameters),
            i.lm_token ? "yes" : "no");
+    if (i.refine || i.expand)
+        printf("  advised   --refine %d, --expand %d (the default)\n", i.refine, i.expand);
     printf("  identity  %.16s...\n", i.identity);
 }
 

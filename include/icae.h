@@ -146,6 +146,9 @@ typedef struct icae_adapter_info {
     int k, rank;
     float rate, alpha;
     bool lm_token;
+    /* What its maker recommends, and the command and the server do unless told otherwise: refine of
+     * icae_compress_options, expand of icae_generate_options. Calls of the library do as their options say. */
+    int refine, expand;
     uint64_t parameters;
 } icae_adapter_info;
 

@@ -278,6 +278,7 @@ static void test_metadata(void **state)
     MUST(open_as(&a, &f, "plain.safetensors", &m, NULL)); /* published: nothing is said */
     assert_true(a->k == K && a->rate == 4 && a->alpha == 32 && a->rank == 2 && a->set.scale == 16);
     assert_true(a->bos && !a->lm_token && !a->spread && !a->proportional && a->span == 0);
+    assert_true(a->refine == 0 && a->expand == 0);
     icae_adapter_free(a);
 
     f = good_file();
@@ -291,6 +292,8 @@ static void test_metadata(void **state)
                                     {"lm_token", "true"},
                                     {"rates", "2,2.5,8"},
                                     {"span", "512"},
+                                    {"refine", "10"},
+                                    {"expand", "4"},
                                     {"base", m.identity}};
     for (size_t i = 0; i < IC_COUNT(pairs); i++)
         set(&f, pairs[i][0], pairs[i][1]);
@@ -303,6 +306,8 @@ static void test_metadata(void **state)
         assert_string_equal(a->targets, "q_proj,v_proj");
         assert_string_equal(icae_adapter_describe(a).positions, "spread");
         assert_string_equal(icae_adapter_describe(a).slots, "proportional");
+        assert_int_equal(icae_adapter_describe(a).refine, 10);
+        assert_int_equal(icae_adapter_describe(a).expand, 4);
         MUST(icae_adapter_save(a, file("again.safetensors")));
         MUST(icae_adapter_open(&b, file("again.safetensors"), &m, NULL));
         assert_string_equal(a->identity, b->identity);
@@ -355,6 +360,8 @@ static void test_bad_metadata(void **state)
         {"lm_token", "1", ICAE_EFORMAT},
         {"bos", "", ICAE_EFORMAT},
         {"span", "-1", ICAE_EFORMAT},
+        {"refine", "10001", ICAE_EFORMAT},
+        {"expand", "some", ICAE_EFORMAT},
         {"rates", "2,,8", ICAE_EFORMAT},
         {"rates", "1,2,3,4,5,6,7,8,9", ICAE_EFORMAT},
         {"rates", "0.1", ICAE_EFORMAT},

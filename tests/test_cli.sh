@@ -140,7 +140,7 @@ ok "int8 is smaller" test "$(stat -c %s i8.icae)" -lt "$(stat -c %s c.icae)"
 t "restore int8" 0 restore i8.icae
 printf 'e3b0c44298fc1c149afb, 北京 Straße; [7,0.25] ΑΒΓ qwfpgjluy arstdhneio zxcvbkm ZXCVBKM = 0x7fffe1c0 ~/.profile' >hard.txt
 t "compress --refine" 0 compress hard.txt --refine 6 --check
-prints "refining says what was before" "before    "
+prints "refining says what was before" "refined   in up to 6 steps; before "
 t "info of refined slots" 0 info hard.txt.icae
 prints "that they are" "refined   in up to 6 steps"
 t "compress --refine --json" 0 compress hard.txt --refine 6 --check --json
@@ -156,6 +156,26 @@ cp out expanded.json
 t "ask --json" 0 ask c.icae "Who is it about?" -n 8 --json
 ok "expanding reads more rows" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] > b["prompt_rows"] and a["prompt_slots"] < b["prompt_slots"]'
 t "continue --expand" 0 continue c.icae -n 8 --expand 1
+# what an adapter recommends is done unless told otherwise
+python3 "$here/advise.py" "$ICAE_DATA/model/icae.safetensors" advised.safetensors refine=6 expand=2
+python3 "$here/advise.py" "$ICAE_DATA/model/icae.safetensors" bad.safetensors refine=20000
+t "info of an adapter that recommends" 0 info advised.safetensors
+prints "what it recommends" "advised   --refine 6, --expand 2"
+t "it refines" 0 compress hard.txt -o advised.icae --adapter advised.safetensors --check
+prints "in as many steps" "refined   in up to 6 steps"
+ok "these slots are the same" cmp advised.icae hard.txt.icae
+t "unless told not to" 0 compress hard.txt -o advised.icae --adapter advised.safetensors --refine 0
+no "then it does not" grep -q refined out
+t "it expands" 0 ask c.icae "Who is it about?" -n 8 --json --adapter advised.safetensors
+ok "as many segments" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] == b["prompt_rows"] and a["answer"] == b["answer"]'
+t "unless told not to" 0 ask c.icae "Who is it about?" -n 8 --json --adapter advised.safetensors --expand 0
+ok "then it does not" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] > b["prompt_rows"]'
+t "it expands what it continues" 0 continue c.icae -n 8 --json --adapter advised.safetensors
+cp out expanded.json
+t "continue --expand --json" 0 continue c.icae -n 8 --json --expand 2
+ok "the same" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] == b["prompt_rows"] > a["prompt_slots"] + 2'
+t "a recommendation that cannot be" 1 compress hard.txt --adapter bad.safetensors
+one_line "a recommendation that cannot be"
 t "ask --expand of less than nothing" 2 ask c.icae "Who?" --expand -1
 t "continue" 0 continue c.icae -n 8
 t "continue text" 0 continue a.txt -n 8

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 
+from advise import advise
 from served import ROOT, Contract, Postgres, Server, run
 
 TEXT = (ROOT / "demo/article.txt").read_text()
@@ -304,6 +305,26 @@ def test_expand(s: Server) -> None:
     assert over.good()["usage"]["icae"]["expanded_tokens"] > 0
     long = s.chat(TEXT + "\n\n" + QUESTION, icae={"compress_over": 100, "expand": 1}).good()["usage"]["icae"]
     assert long["compressed"]["messages"] == 1 and long["expanded_tokens"] > 0
+
+
+def test_advised(s: Server) -> None:
+    """What the adapter recommends is done unless a request says otherwise."""
+    path = s.folder / "advised.safetensors"
+    advise(f"{os.environ['ICAE_DATA']}/model/icae.safetensors", str(path), refine="6", expand="1")
+    a = Server(ICAE, "--adapter", str(path))
+    assert [m["icae"][k] for m in a.get("/v1/models").good()["data"] for k in ("refine", "expand")] == [6, 1]
+    assert [m["icae"][k] for m in s.get("/v1/models").good()["data"] for k in ("refine", "expand")] == [0, 0]
+
+    def slots(server: Server, query: str) -> bytes:
+        return server.get(f"/v1/contexts/{server.context(TEXT, query)['id']}/slots").body
+
+    assert slots(a, "") == slots(s, "?refine=6") != slots(s, "") == slots(a, "?refine=0")
+    asked, told = ({"contexts": [server.context(TEXT, "?refine=6")["id"]]} for server in (a, s))
+    default, none, same = (server.chat(QUESTION, icae=icae).good() for server, icae in (
+        (a, asked), (a, {**asked, "expand": 0}), (s, {**told, "expand": 1})))
+    assert default["choices"] == same["choices"] and default["usage"]["icae"]["expanded_tokens"] > 0
+    assert "expanded_tokens" not in none["usage"]["icae"]
+    a.end()
 
 
 def test_compress_over(s: Server) -> None:
@@ -873,7 +894,7 @@ def test_postgres(_: Server) -> None:
 
 
 TESTS = [test_contract, test_contexts, test_exact, test_append, test_progress, test_pages, test_streams, test_completions,
-         test_conversation, test_expand, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_prefixes, test_bad_requests,
+         test_conversation, test_expand, test_advised, test_compress_over, test_openai_client, test_curl, test_many_at_once, test_prefixes, test_bad_requests,
          test_hostile_bodies, test_hostile_bytes, test_other_model, test_gone, test_keep_alive, test_queue, test_tokens,
          test_start, test_tls, test_origins, test_slow_clients, test_drain, test_kill_sqlite, test_full, test_disk_full,
          test_expiry, test_postgres]

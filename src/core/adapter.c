@@ -164,6 +164,8 @@ static int read_metadata(icae_adapter *a, bool published_pt)
     a->bos = !find(a, "k");
     IC_TRY(read_bool(&a->bos, a, "bos"));
     IC_TRY(read_int(&a->span, a, "span", 0, INT32_MAX));
+    IC_TRY(read_int(&a->refine, a, "refine", 0, IC_MOST_REFINING));
+    IC_TRY(read_int(&a->expand, a, "expand", 0, IC_MOST_EXPANDING));
     if (find(a, "layout")) {
         v1 = false;
         IC_TRY(read_word(&v1, a, "layout", "v2", "v1"));
@@ -451,6 +453,8 @@ icae_adapter_info icae_adapter_describe(const icae_adapter *a)
         .rate = a->rate,
         .alpha = a->alpha,
         .lm_token = a->lm_token,
+        .refine = a->refine,
+        .expand = a->expand,
     };
     for (size_t i = 0; i < a->tensor_count; i++)
         info.parameters += (uint64_t)a->tensors[i].m.rows * (uint64_t)a->tensors[i].m.cols;
@@ -460,7 +464,7 @@ icae_adapter_info icae_adapter_describe(const icae_adapter *a)
 /* ---- saving -----------------------------------------------------------------------------------
  */
 
-enum { MAX_PAIRS = 16 };
+enum { MAX_PAIRS = 18 };
 
 typedef struct metadata {
     ic_pair pair[MAX_PAIRS];
@@ -515,6 +519,10 @@ static void put_all(metadata *m, const icae_adapter *a)
     put(m, "lm_token", a->lm_token ? "true" : "false");
     put(m, "bos", a->bos ? "true" : "false");
     put_int(m, "span", a->span);
+    if (a->refine)
+        put_int(m, "refine", a->refine);
+    if (a->expand)
+        put_int(m, "expand", a->expand);
 }
 
 /* A tensor as published; rows in another order are gathered into *copy. */

@@ -27,11 +27,12 @@ struct icae_adapter {
     float rates[8]; /* rates it was trained for; rates_count 0: only `rate` */
     int rates_count;
     bool lm_token; /* [LM] was trained */
-    bool bos;    /* texts are compressed with the tokenizer's bos in front: metadata `bos`; without
+    bool bos; /* texts are compressed with the tokenizer's bos in front: metadata `bos`; without
                                  it true for published files (no metadata), false for ours */
-    int span;    /* tokens that restoration was trained for; metadata `span`; 0: no limit */
-    bool spread; /* positions = spread, else sequential */
-    bool proportional; /* slots = proportional, else fixed */
+    int span; /* tokens that restoration was trained for; metadata `span`; 0: no limit */
+    int refine, expand; /* what pays, by its maker; metadata of these names; 0: neither */
+    bool spread;        /* positions = spread, else sequential */
+    bool proportional;  /* slots = proportional, else fixed */
     bool
         both; /* metadata lora = both: LoRA is the decoder's too; to train on and to merge, not to use */
     char targets[128]; /* "q_proj,v_proj" */
@@ -285,6 +286,7 @@ void ic_refinement_free(ic_refinement *f);
 /* ---- expansion (expand.c) --------------------------------------------------------------------- */
 
 /* A segment that was restored from its slots, to be read as text. */
+enum { IC_MOST_EXPANDING = 1 << 20 };
 typedef struct ic_expanded {
     const icae_slots *slots; /* borrowed */
     uint32_t segment;

@@ -220,7 +220,7 @@ static int add_system(ic_eval *e, const char *name, const char *model, const cha
         return ic_fail(ICAE_EINVAL, "%s: %g steps of refining: expected 0 to %d", s->name, refine,
                        IC_MOST_REFINING);
     s->refine = e->options->refine ? e->options->refine : (int)refine;
-    if (!(expand >= 0 && expand <= 1 << 20))
+    if (!(expand >= 0 && expand <= IC_MOST_EXPANDING))
         return ic_fail(ICAE_EINVAL, "%s: %g segments to expand: expected 0 or more", s->name,
                        expand);
     s->expand = e->options->expand ? e->options->expand : (int)expand;

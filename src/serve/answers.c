@@ -289,12 +289,15 @@ static void answer_request(ic_call *c, bool chat)
     size_t size;
     const char *body = ic_exchange_body(c->x, &size);
     const icae_serve_options *o = &c->server->options;
+    const icae_adapter *adapter = c->server->session->adapter;
     ic_request_limits limits = {.n = o->max_n, .max_tokens = o->max_tokens};
     int rc = ic_request_parse(&a.request, chat, body, size, &limits);
     if (rc < 0) {
         ic_call_failed(c, rc, a.request.param);
         goto done;
     }
+    if (a.request.expand == IC_ADAPTERS)
+        a.request.expand = adapter ? IC_MIN(adapter->expand, IC_MOST_EXPANDED) : 0;
     if (a.request.unknown.size)
         ic_buffer_add(&c->ignored, a.request.unknown.data, a.request.unknown.size);
     if (a.request.model && strcmp(a.request.model, c->server->name))

@@ -167,11 +167,14 @@ static bool parse(ic_text_request *r, ic_call *c)
         .refine = ic_exchange_query(c->x, "refine"),
         .ttl = ic_exchange_query(c->x, "ttl"),
     };
+    const icae_adapter *adapter = c->server->session->adapter;
     int rc = ic_text_request_parse(r, type ? type : "", body, size, &query);
     if (rc == ICAE_EUNSUPPORTED)
         ic_call_error(c, 415, "invalid_request_error", "unsupported_media_type", NULL);
     else if (rc < 0)
         ic_call_failed(c, rc, r->param);
+    if (r->options.refine == IC_ADAPTERS)
+        r->options.refine = adapter ? IC_MIN(adapter->refine, IC_SERVE_REFINING) : 0;
     if (r->unknown.size)
         ic_buffer_add(&c->ignored, r->unknown.data, r->unknown.size);
     return rc == ICAE_OK;

@@ -4,6 +4,8 @@
 
 #include "base/base.h"
 
+enum { IC_ADAPTERS = -1 }; /* refine, expand: not given, so as the adapter recommends */
+
 /* A JSON object from outside. What fails sets the message and `param`, the member that is wrong. */
 typedef struct ic_fields {
     const ic_json *object;

@@ -193,7 +193,7 @@ static int read_icae(ic_request *r, const ic_json *object)
     int rc = ICAE_OK;
     ic_fields f = {.object = object};
     const ic_json *contexts = NULL;
-    int64_t top_k = 0, over = 0, expand = 0;
+    int64_t top_k = 0, over = 0, expand = IC_ADAPTERS;
     double min_p = 0;
     IC_TRY(ic_fields_whole(&f, "top_k", &top_k, 0, 1 << 30));
     IC_TRY(ic_fields_real(&f, "min_p", &min_p, 0, 1));
@@ -244,7 +244,7 @@ int ic_request_parse(ic_request *r, bool chat, const char *body, size_t size,
                      const ic_request_limits *limits)
 {
     int rc = ICAE_OK;
-    *r = (ic_request){.chat = chat};
+    *r = (ic_request){.chat = chat, .expand = IC_ADAPTERS};
     IC_TRY(ic_fields_parse(&r->root, body, size));
     IC_TRY(read_settings(r, limits));
     if (chat)

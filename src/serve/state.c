@@ -102,12 +102,13 @@ void ic_serve_models(ic_call *c)
         IC_TRY(ic_buffer_addf(&b, "\"%s\"", a->identity));
     else
         IC_TRY(ic_buffer_addf(&b, "null"));
-    IC_TRY(ic_buffer_addf(
-        &b,
-        ",\"max_positions\":%d,\"slots_per_segment\":%d,\"rate\":%.6g,\"exact\":%s,"
-        "\"max_body\":%" PRIu64 ",\"max_tokens\":%" PRIu64 ",\"max_n\":%d}}]}\n",
-        m->config.max_positions, a ? a->k : 0, a ? (double)a->rate : 0.0, a ? "true" : "false",
-        s->options.max_body, s->options.max_tokens, s->options.max_n));
+    IC_TRY(ic_buffer_addf(&b,
+                          ",\"max_positions\":%d,\"slots_per_segment\":%d,\"rate\":%.6g,\"refine\":"
+                          "%d,\"expand\":%d,\"exact\":%s,"
+                          "\"max_body\":%" PRIu64 ",\"max_tokens\":%" PRIu64 ",\"max_n\":%d}}]}\n",
+                          m->config.max_positions, a ? a->k : 0, a ? (double)a->rate : 0.0,
+                          a ? a->refine : 0, a ? a->expand : 0, a ? "true" : "false",
+                          s->options.max_body, s->options.max_tokens, s->options.max_n));
     ic_call_json(c, 200, &b);
 done:
     if (rc < 0)

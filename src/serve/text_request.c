@@ -71,7 +71,7 @@ int ic_text_request_parse(ic_text_request *r, const char *type, const char *body
     int rc = ICAE_OK;
     ic_fields f = {0};
     double rate = 0;
-    int64_t refine = 0, ttl = 0;
+    int64_t refine = IC_ADAPTERS, ttl = 0;
     *r = (ic_text_request){.options.check = true, .text = body, .size = size};
     if (ic_is_media_type(type, "application/json")) {
         IC_TRY(read_json(r, &f, &rate, &refine, &ttl, body, size));
