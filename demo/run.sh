@@ -11,7 +11,7 @@ case $text in -* | demo) text=text.txt ;; esac
 if [ $# -lt 2 ]; then
     held=" The texts below were held out of its training."
     facts=country.txt # such questions the model has learnt to answer
-    scores=" (100 such questions, four segments: F1 0.59; slots alone 0.43, the full text 0.71)"
+    scores=" (100 such questions: F1 0.59; by the encoder and slots alone 0.43, from the full text 0.71)"
     questions=("What is the capital of Guinea?" "What is the median age in Guinea?"
         "What natural resources does Guinea have?")
 else
@@ -54,23 +54,23 @@ printf '%sicae: a text becomes a few memory slots, which the model reads in plac
 printf 'The bundled model is small (26 million parameters, trained from scratch). It restores text well, and answers\n'
 printf 'simple questions on facts; of stories it understands little.%s\n' "$held"
 
-step "1. Compress: one slot for four tokens. How much was kept?"
+step "1. Compress: one slot for four tokens, improved by some steps of gradient descent. How much was kept?"
 run compress "$text" --check
 
 step "2. Restore the text from its slots alone: missing words and new ones."
 run restore "$text.icae" --diff "$text"
 
-step "3. Half as many slots, improved by some steps of gradient descent on this one text."
-run compress "$text" --adapter demo/model/icae-8x.safetensors --refine 30 --check -o half.icae
+step "3. Half as many slots, in more steps."
+run compress "$text" --adapter demo/model/icae-8x.safetensors --check -o half.icae
 
-step "4. Ask about a text. It is slots; what a question is about is restored from them first, and read.$scores"
-[ "$facts" = "$text" ] || run compress "$facts" --check --refine 10
+step "4. Ask about a text. It is slots; four segments that a question is about are restored from them first, and read.$scores"
+[ "$facts" = "$text" ] || run compress "$facts" --check
 for question in "${questions[@]}"; do
-    run ask "$facts.icae" "$question" --expand 2 --max-tokens 32
+    run ask "$facts.icae" "$question" --max-tokens 32
 done
 
-step "5. Continue the text, from the slots, the last two segments of it restored first. (A small model's prose.)"
-run continue "$text.icae" --expand 2 --max-tokens 40 --temperature 0.7 --seed 1
+step "5. Continue the text, from the slots, the last four segments of it restored first. (A small model's prose.)"
+run continue "$text.icae" --max-tokens 40 --temperature 0.7 --seed 1
 
 step "6. Exact restoration: a few bytes of corrections beside the slots give the original back."
 show compress "$text" -o exact.icae --exact
@@ -82,8 +82,8 @@ step "Try your own:"
 cat <<'END'
   make demo TEXT=FILE                       (all of the above on it; English, up to some 2,000 words)
   icae compress FILE --check
-  icae compress FILE --check --refine 10                       (better slots, for some seconds)
+  icae compress FILE --check --refine 0                        (slots as the encoder makes them, at once)
   icae restore FILE.icae --diff FILE
-  icae ask FILE.icae "a question" --expand 4                   (reads the four segments that it is about as text)
+  icae ask FILE.icae "a question"
   icae ask FILE.icae "a question" --model MODEL_FOLDER --adapter ADAPTER   (for answers worth reading)
 END

@@ -37,7 +37,9 @@ int main(int argc, char **argv)
         icae_session_new(&session, model, adapter, NULL) < 0)
         goto done;
 
-    if (icae_compress(&slots, session, text, size, &(icae_compress_options){.check = true}) < 0)
+    icae_adapter_info advice = icae_adapter_describe(adapter); /* what pays with it */
+    if (icae_compress(&slots, session, text, size,
+                      &(icae_compress_options){.check = true, .refine = advice.refine}) < 0)
         goto done;
     icae_slots_info info = icae_slots_describe(slots);
     printf("%llu tokens in %llu slots; the model would restore %.1f%% of the tokens rightly\n",
@@ -45,7 +47,7 @@ int main(int argc, char **argv)
            100 * info.fidelity.accuracy);
 
     icae_part context = {.slots = slots};
-    icae_generate_options options = {.sampling.max_tokens = 64};
+    icae_generate_options options = {.sampling.max_tokens = 64, .expand = advice.expand};
     if (icae_ask(session, &context, 1, argv[2], &options, print, NULL) < 0)
         goto done;
     putchar('\n');
