@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import urllib.request
 from pathlib import Path
 
 import browser
+from advise import advise
 
 HERE = Path(__file__).resolve().parent
 TEXT = (HERE.parent / "demo/article.txt").read_text()
@@ -348,7 +350,7 @@ def test_narrow(b: browser.Browser, server: Server) -> None:
 
 
 def test_token(b: browser.Browser, server: Server) -> None:
-    """Against a server that asks for one."""
+    """Against a server that asks for one, and whose adapter recommends expanding."""
     b.wait("$('token').open")
     b.write_text("wrong")
     b.key("Enter")
@@ -357,6 +359,7 @@ def test_token(b: browser.Browser, server: Server) -> None:
     b.key("Enter")
     b.wait("!$('token').open && $('model').textContent.length > 0 && !$('none').hidden")
     compress(b, TEXT)
+    expect("what the adapter recommends", b.run("[$('expand').checked, segments]"), [True, 2])
     b.complaints = [c for c in b.complaints if "status of 401" not in c]
 
 
@@ -392,8 +395,10 @@ def main() -> int:
         tokens = Path(work) / "tokens"
         tokens.write_text("tester a-good-token-0123456789\n")
         tokens.chmod(0o600)
+        advised = Path(work) / "advised.safetensors"
+        advise(f"{os.environ['ICAE_DATA']}/model/icae.safetensors", str(advised), expand="2")
         for folder, chosen, flags in (("open", [t for t in tests if t[0] != "token"], []),
-                                      ("closed", [t for t in tests if t[0] == "token"], ["--tokens", str(tokens)])):
+                                      ("closed", [t for t in tests if t[0] == "token"], ["--tokens", str(tokens), "--adapter", str(advised)])):
             (Path(work) / folder).mkdir()
             chosen = [t for t in chosen if not options.only or options.only in t[0]]
             if not chosen and not (options.pictures and folder == "open"):
