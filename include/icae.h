@@ -275,9 +275,8 @@ typedef struct icae_generate_options {
         *token; /* icae_restore without corrections: set, before each piece of text, to the number
                         (from 0) of the text's token that the piece ends with; NULL: not wanted */
     int expand; /* up to so many segments are restored from their slots and read as text: by icae_continue the last
-                   ones of the last part, if it is slots; by icae_ask those of all parts behind whose slots the
-                   question is likeliest (after REFRAG, arXiv 2509.01092). 0: none. ICAE_EINVAL: less, or in
-                   icae_chat_say, whose conversation stays as it was read */
+                   ones of the last part, if it is slots; by icae_ask and icae_chat_say those of all parts behind
+                   whose slots the question is likeliest (after REFRAG, arXiv 2509.01092). 0: none */
 } icae_generate_options;
 
 /* Restores the text of the slots, streaming it to `write`. With corrections (icae_compress_options
@@ -301,8 +300,9 @@ ICAE_API int icae_ask(icae_session *session, const icae_part *parts, size_t coun
                       const char *question, const icae_generate_options *options,
                       icae_text_fn write, void *user);
 
-/* A conversation about the parts: keeps what was read and said between calls. The session must not
- * be used for anything else while a reply is being made; it may be between replies. */
+/* A conversation about the parts, which must outlive it: keeps what was read and said between calls. What a
+ * reply expands, the next one may read as slots again. The session must not be used for anything else while a
+ * reply is being made; it may be between replies. */
 typedef struct icae_chat icae_chat;
 ICAE_API int icae_chat_new(icae_chat **out, icae_session *session, const icae_part *parts,
                            size_t count);

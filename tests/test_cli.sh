@@ -316,6 +316,8 @@ ok "two replies" test "$(wc -l <out)" -ge 2
 says "chat" "/reset"
 printf 'Who?\nWhat?\n' | "$icae" chat c.icae a.txt -n 6 --json >out 2>err || fail "chat --json"
 ok "one object a reply" test "$(grep -c '"reply"' out)" -eq 2
+printf 'Who?\nWhat?\n' | "$icae" chat c.icae -n 6 --expand 2 --json >out 2>err || fail "chat --expand"
+ok "chat expands" python3 -c 'import json, sys; a, b = json.JSONDecoder(), open("out").read(); r, n = a.raw_decode(b); assert r["prompt_rows"] > r["prompt_slots"] + 32'
 t "chat without input" 0 chat c.icae
 t "chat about stdin" 2 chat -
 

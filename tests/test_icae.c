@@ -283,16 +283,57 @@ static void test_expanded_reading(void **state)
     icae_generate_options bad = {.expand = -1};
     assert_int_equal(icae_ask(w.session, &slots, 1, "Who?", &bad, gather, &a), ICAE_EINVAL);
     assert_int_equal(icae_continue(w.session, &slots, 1, &bad, gather, &a), ICAE_EINVAL);
-    icae_chat *chat;
-    MUST(icae_chat_new(&chat, w.session, &slots, 1));
-    assert_int_equal(icae_chat_say(chat, "Who?", &one, gather, &a), ICAE_EINVAL);
-    icae_chat_free(chat);
     w.session->progress = stop_progress;
     assert_int_equal(icae_ask(w.session, &slots, 1, "Who?", &one, gather, &a), ICAE_ECANCELLED);
     assert_int_equal(icae_continue(w.session, &slots, 1, &one, gather, &a), ICAE_ECANCELLED);
     ic_buffer_free(&a);
     ic_buffer_free(&b);
     ic_buffer_free(&c);
+    icae_slots_free(s);
+    close_whole(&w);
+}
+
+/* What a conversation replies depends on what was said and is expanded now, not on what it has read before. */
+static void test_expanded_chat(void **state)
+{
+    (void)state;
+    whole w = open_whole(SMALL, ICAE_COMPUTE_F32, 1, 0);
+    icae_slots *s = compress(&w, text, strlen(text), NULL);
+    icae_part part = {.slots = s};
+    const char *const question[] = {"Who climbed the stairs?", "And who else?", "Why?"};
+    static const int expand[][3] = {{0, 0, 0},          {1000, 0, 0}, {0, 1000, 1000},
+                                    {1000, 1000, 1000}, {0, 0, 1},    {1000, 1, 1}};
+    ic_buffer reply[IC_COUNT(expand)][3] = {0}, ask = {0};
+    icae_result r[IC_COUNT(expand)][3];
+    for (size_t i = 0; i < IC_COUNT(expand); i++) {
+        icae_chat *c;
+        MUST(icae_chat_new(&c, w.session, &part, 1));
+        for (int turn = 0; turn < 3; turn++) { /* short at first, so that the same is said */
+            icae_generate_options o = {.sampling.max_tokens = turn < 2 ? 1 : 12,
+                                       .result = &r[i][turn],
+                                       .expand = expand[i][turn]};
+            MUST(icae_chat_say(c, question[turn], &o, gather, &reply[i][turn]));
+        }
+        icae_chat_free(c);
+    }
+    for (size_t i = 0; i < IC_COUNT(expand); i += 2) {
+        for (int turn = 0; turn < 3; turn++) {
+            assert_int_equal(reply[i][turn].size, reply[i + 1][turn].size);
+            assert_memory_equal(reply[i][turn].data, reply[i + 1][turn].data, reply[i][turn].size);
+        }
+        assert_int_equal(r[i][2].prompt_slots, r[i + 1][2].prompt_slots);
+    }
+    /* what is read as before is not read again */
+    assert_true(r[0][1].prompt_rows < icae_slots_describe(s).slots);
+    assert_true(r[3][1].prompt_rows < icae_slots_describe(s).slots);
+    icae_generate_options all = {.sampling.max_tokens = 1, .expand = 1000};
+    MUST(icae_ask(w.session, &part, 1, question[0], &all, gather, &ask));
+    assert_int_equal(ask.size, reply[3][0].size);
+    assert_memory_equal(ask.data, reply[3][0].data, ask.size);
+    for (size_t i = 0; i < IC_COUNT(expand); i++)
+        for (int turn = 0; turn < 3; turn++)
+            ic_buffer_free(&reply[i][turn]);
+    ic_buffer_free(&ask);
     icae_slots_free(s);
     close_whole(&w);
 }
@@ -679,13 +720,13 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_main_job),  cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_expansion), cmocka_unit_test(test_expanded_reading),
-        cmocka_unit_test(test_sampling),  cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_steps),     cmocka_unit_test(test_refining),
-        cmocka_unit_test(test_exact),     cmocka_unit_test(test_inexact),
-        cmocka_unit_test(test_spans),     cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_main_job),      cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_expansion),     cmocka_unit_test(test_expanded_reading),
+        cmocka_unit_test(test_expanded_chat), cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_batches),       cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_refining),      cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_inexact),       cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

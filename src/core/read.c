@@ -332,7 +332,10 @@ done:
 
 struct icae_chat {
     icae_session *session;
-    ic_prompt prompt;
+    icae_part *parts; /* owned; what they point to is borrowed */
+    size_t count;
+    ic_prompt prompt; /* as it was last read, replies included */
+    int front;        /* its rows in front of the first turn */
     ic_kv *kv;
     int read;   /* prompt rows that are in the cache */
     bool slots; /* some part is slots */
@@ -340,49 +343,24 @@ struct icae_chat {
     int turns;
 };
 
-/* With up to `expand` segments expanded for the question (else NULL) that it begins with. */
-static int chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count,
-                    const char *question, int expand)
-{
-    int rc = ICAE_OK;
-    const icae_model *m = s->model;
-    ic_ids left = {0}, ids = {0};
-    ic_expansion x = {0};
-    icae_chat *c = ic_alloc(1, sizeof *c);
-    if (!c)
-        return ICAE_ENOMEM;
-    c->session = s;
-    ic_prompt_begin(&c->prompt, s);
-    if (!m->tokenizer) {
-        rc = ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read", m->path);
-        goto done;
-    }
-    c->slots = slot_segments(parts, count, NULL) > 0;
-    c->plain = c->slots && ic_adapter_plain(s->adapter);
-    if (!c->plain)
-        IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
-    if (expand && c->slots) {
-        IC_TRY(
-            ic_tokenizer_encode_untrusted(&ids, m->tokenizer, question, strlen(question), false));
-        IC_TRY(ic_expand_for(&x, s, parts, count, &left, &ids, expand));
-    }
-    IC_TRY(ic_prompt_ids(&c->prompt, left.ids, left.count));
-    IC_TRY(add_parts(&c->prompt, parts, count, &x, 0));
-    if (count && !c->slots)
-        IC_TRY(add_text(&c->prompt, "\n\n", 2));
-    *out = c;
-    c = NULL;
-done:
-    ic_ids_free(&left);
-    ic_ids_free(&ids);
-    ic_expansion_free(&x);
-    icae_chat_free(c);
-    return rc;
-}
-
 int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size_t count)
 {
-    return chat_new(out, s, parts, count, NULL, 0);
+    if (!s->model->tokenizer)
+        return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read",
+                       s->model->path);
+    icae_chat *c = ic_alloc(1, sizeof *c);
+    if (!c || !(c->parts = ic_alloc(IC_MAX(count, 1), sizeof *parts))) {
+        icae_chat_free(c);
+        return ICAE_ENOMEM;
+    }
+    memcpy(c->parts, parts, count * sizeof *parts);
+    c->count = count;
+    c->session = s;
+    c->slots = slot_segments(parts, count, NULL) > 0;
+    c->plain = c->slots && ic_adapter_plain(s->adapter);
+    ic_prompt_begin(&c->prompt, s);
+    *out = c;
+    return ICAE_OK;
 }
 
 void icae_chat_free(icae_chat *c)
@@ -391,11 +369,37 @@ void icae_chat_free(icae_chat *c)
         return;
     ic_prompt_free(&c->prompt);
     ic_kv_free(c->kv);
+    ic_free(c->parts);
     ic_free(c);
 }
 
+/* The template's left side and the parts, with up to `expand` segments expanded for the message. */
+static int add_front(ic_prompt *p, const icae_chat *c, const char *message, int expand)
+{
+    int rc = ICAE_OK;
+    icae_session *s = c->session;
+    const icae_model *m = s->model;
+    ic_ids left = {0}, ids = {0};
+    ic_expansion x = {0};
+    if (!c->plain)
+        IC_TRY(ic_chat_left(&left, m->chat, m->tokenizer, m->config.bos, true));
+    if (expand && c->slots) {
+        IC_TRY(ic_tokenizer_encode_untrusted(&ids, m->tokenizer, message, strlen(message), false));
+        IC_TRY(ic_expand_for(&x, s, c->parts, c->count, &left, &ids, expand));
+    }
+    IC_TRY(ic_prompt_ids(p, left.ids, left.count));
+    IC_TRY(add_parts(p, c->parts, c->count, &x, 0));
+    if (c->count && !c->slots)
+        IC_TRY(add_text(p, "\n\n", 2));
+done:
+    ic_ids_free(&left);
+    ic_ids_free(&ids);
+    ic_expansion_free(&x);
+    return rc;
+}
+
 /* [FT] message right; a later turn first closes the last reply and opens a new turn. */
-static int add_turn(icae_chat *c, const char *message)
+static int add_turn(ic_prompt *p, const icae_chat *c, const char *message)
 {
     int rc = ICAE_OK;
     const icae_model *m = c->session->model;
@@ -404,21 +408,46 @@ static int add_turn(icae_chat *c, const char *message)
     if (c->turns && !c->plain) {
         IC_TRY(ic_chat_reply_end(&ids, m->chat, m->tokenizer, eos));
         IC_TRY(ic_chat_left(&ids, m->chat, m->tokenizer, m->config.bos, false));
-        IC_TRY(ic_prompt_ids(&c->prompt, ids.ids, ids.count));
+        IC_TRY(ic_prompt_ids(p, ids.ids, ids.count));
     }
     if (c->slots && (!c->turns || c->plain))
-        IC_TRY(add_special(&c->prompt, IC_FT));
-    IC_TRY(add_text(&c->prompt, message, strlen(message)));
+        IC_TRY(add_special(p, IC_FT));
+    IC_TRY(add_text(p, message, strlen(message)));
     if (c->plain) {
-        IC_TRY(add_special(&c->prompt, IC_FT));
+        IC_TRY(add_special(p, IC_FT));
     } else {
         ids.count = 0;
         IC_TRY(ic_chat_right(&ids, m->chat, m->tokenizer));
-        IC_TRY(ic_prompt_ids(&c->prompt, ids.ids, ids.count));
+        IC_TRY(ic_prompt_ids(p, ids.ids, ids.count));
     }
 done:
     ic_ids_free(&ids);
     return rc;
+}
+
+/* All that the decoder reads before it replies: front, what was said, message. *front: rows of the first. */
+static int lay_out(ic_prompt *p, int *front, const icae_chat *c, const char *message, int expand)
+{
+    int rc = ICAE_OK;
+    ic_prompt_begin(p, c->session);
+    IC_TRY(add_front(p, c, message, expand));
+    *front = p->rows;
+    if (c->turns)
+        IC_TRY(ic_prompt_ids(p, c->prompt.id + c->front, (size_t)(c->prompt.rows - c->front)));
+    IC_TRY(add_turn(p, c, message));
+done:
+    return rc;
+}
+
+/* Rows from the start on that are the same in both. */
+static int same_rows(const ic_prompt *a, const ic_prompt *b)
+{
+    int n = 0, most = IC_MIN(a->rows, b->rows);
+    size_t slot = (size_t)a->session->model->config.width * sizeof(float);
+    while (n < most && a->id[n] == b->id[n] && a->pos[n] == b->pos[n] &&
+           (!a->slot[n] || memcmp(a->slot[n], b->slot[n], slot) == 0))
+        n++;
+    return n;
 }
 
 int32_t ic_end_of_turn(const icae_session *s)
@@ -430,60 +459,59 @@ int32_t ic_end_of_turn(const icae_session *s)
 int ic_ask_prompt(ic_prompt *p, icae_session *s, const icae_part *parts, size_t count,
                   const char *question, int expand)
 {
-    icae_chat *c = NULL;
-    int rc = chat_new(&c, s, parts, count, question, expand);
-    if (rc == ICAE_OK)
-        rc = add_turn(c, question);
-    if (rc == ICAE_OK) {
-        *p = c->prompt;
-        c->prompt = (ic_prompt){0};
-    }
+    icae_chat *c;
+    int front, rc = icae_chat_new(&c, s, parts, count);
+    if (rc < 0)
+        return rc;
+    rc = lay_out(p, &front, c, question, expand);
+    if (rc < 0)
+        ic_prompt_free(p);
     icae_chat_free(c);
-    return rc;
-}
-
-static int say(icae_chat *c, const char *message, const icae_generate_options *options,
-               double before, icae_text_fn write, void *user)
-{
-    int rc = ICAE_OK;
-    icae_session *s = c->session;
-    ic_generation g;
-    output o = {.write = write, .user = user, .session = s};
-    IC_TRY(begin(&g, s, options, write));
-    IC_TRY(add_turn(c, message));
-    IC_TRY(ic_prompt_fits(&c->prompt, 1, "the question with its context"));
-    g.end_of_turn = ic_end_of_turn(s);
-    rc = generate(s, &c->prompt, c->read, &c->kv, &g, &o);
-    c->turns++;
-    c->read = c->kv ? c->kv->rows : c->read;
-    IC_TRY(rc);
-    finish(&g, options, before);
-done:
     return rc;
 }
 
 int icae_chat_say(icae_chat *c, const char *message, const icae_generate_options *options,
                   icae_text_fn write, void *user)
 {
-    if (options && options->expand)
-        return ic_fail(ICAE_EINVAL,
-                       "expand: what a conversation has read stays as it is; ask instead");
-    return say(c, message, options, 0, write, user);
+    int rc = ICAE_OK, front;
+    icae_session *s = c->session;
+    ic_generation g;
+    output o = {.write = write, .user = user, .session = s};
+    double start = ic_seconds();
+    ic_prompt p;
+    ic_prompt_begin(&p, s);
+    IC_TRY(begin(&g, s, options, write));
+    IC_TRY(lay_out(&p, &front, c, message, options ? options->expand : 0));
+    IC_TRY(ic_prompt_fits(&p, 1, "the question with its context"));
+    c->read = IC_MIN(c->read, same_rows(&c->prompt, &p));
+    if (c->kv)
+        c->kv->rows = c->read;
+    ic_prompt_free(&c->prompt);
+    c->prompt = p;
+    c->front = front;
+    ic_prompt_begin(&p, s);
+    g.end_of_turn = ic_end_of_turn(s);
+    start = ic_seconds() - start;
+    rc = generate(s, &c->prompt, c->read, &c->kv, &g, &o);
+    c->turns++;
+    c->read = c->kv ? c->kv->rows : c->read;
+    IC_TRY(rc);
+    finish(&g, options, start);
+done:
+    ic_prompt_free(&p);
+    return rc;
 }
 
 int icae_ask(icae_session *s, const icae_part *parts, size_t count, const char *question,
              const icae_generate_options *options, icae_text_fn write, void *user)
 {
-    int rc = ICAE_OK;
-    icae_chat *c = NULL;
-    ic_generation g;
-    double start = ic_seconds();
+    icae_chat *c;
     if (!question || !*question)
         return ic_fail(ICAE_EINVAL, "the question is empty");
-    IC_TRY(begin(&g, s, options, write)); /* before anything is restored in vain */
-    IC_TRY(chat_new(&c, s, parts, count, question, options ? options->expand : 0));
-    IC_TRY(say(c, question, options, ic_seconds() - start, write, user));
-done:
+    int rc = icae_chat_new(&c, s, parts, count);
+    if (rc < 0)
+        return rc;
+    rc = icae_chat_say(c, question, options, write, user);
     icae_chat_free(c);
     return rc;
 }
