@@ -153,9 +153,8 @@ void cli_engine_close(cli_engine *e);
 int cli_model_open(icae_model **model, const cli_common *common);
 int cli_read_compute(icae_compute *out, const char *name); /* --compute; CLI_DONE or CLI_USAGE */
 
-/* Options --refine and --expand that were not given: as the adapter recommends. */
+/* --refine and --expand if they were not given: as the adapter recommends. */
 enum { CLI_ADAPTERS = -1 };
-int cli_refine(const cli_engine *e, int asked);
 int cli_expand(const cli_engine *e, int asked);
 
 /* A context made of files: slots and raw texts in their order. */

@@ -40,9 +40,8 @@ const cli_command cli_compress = {
         "context: they are few, but each is a vector, so the slot file may well be larger than\n"
         "the text. With --check, says which share of the tokens the model would restore rightly.\n"
         "--refine 10 makes that share larger: the slots take up to 10 steps of gradient descent,\n"
-        "each of which takes some three times as long as a check. Adapters may recommend it, as "
-        "the\n"
-        "bundled ones do (`icae info ADAPTER`): then --refine 0 is the encoder alone.\n",
+        "each of which takes some three times as long as a check. Adapters may recommend it,\n"
+        "as the bundled ones do (`icae info ADAPTER`): then --refine 0 is the encoder alone.\n",
     .options = options,
     .groups = CLI_MODEL_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
@@ -137,12 +136,13 @@ static int compress(const char *in, const char *out, const settings *s, const cl
     int status = cli_engine_open(&e, common, "compressing", CLI_ADAPTER_NEEDED);
     if (status != CLI_DONE)
         goto done;
-    icae_compress_options o = {.check = s->check,
-                               .exact = s->exact,
-                               .int8 = s->int8,
-                               .refine = cli_refine(&e, s->refine),
-                               .rate = common->rate,
-                               .span = (uint32_t)s->span};
+    icae_compress_options o = {
+        .check = s->check,
+        .exact = s->exact,
+        .int8 = s->int8,
+        .refine = s->refine == CLI_ADAPTERS ? icae_adapter_describe(e.adapter).refine : s->refine,
+        .rate = common->rate,
+        .span = (uint32_t)s->span};
     double start = cli_seconds();
     if (icae_compress(&slots, e.session, text->data, text->size, &o) < 0) {
         status = cli_library_failed();

@@ -72,13 +72,6 @@ void cli_engine_close(cli_engine *e)
     *e = (cli_engine){0};
 }
 
-int cli_refine(const cli_engine *e, int asked)
-{
-    return asked != CLI_ADAPTERS ? asked
-           : e->adapter          ? icae_adapter_describe(e->adapter).refine
-                                 : 0;
-}
-
 int cli_expand(const cli_engine *e, int asked)
 {
     return asked != CLI_ADAPTERS ? asked

@@ -21,6 +21,7 @@ Slots are proportional and their positions spread (docs/formats.md). Matrices ar
     tools/train_base.py --data TEXTS --out RUN --minutes 60 --resume   # goes on
     tools/train_base.py --data TEXTS --out RUN --minutes 9 --device cuda --positions 32768 --workers 6 --threads 8 --short 0.1
     tools/train_base.py --data TEXTS --out RUN --start OTHER --mix .5 .05 .1 .1 .25 --compile   # from the weights of another run
+    tools/train_base.py --data TEXTS --out RUN --start MODEL --measure                           # a model on the held-out part
 
 RUN gets a Hugging Face folder, icae.safetensors (memory embeddings; LoRA with B = 0), log.jsonl, and train.pt for --resume.
 Needs torch, numpy, tokenizers, safetensors, and zstdcat.
@@ -29,6 +30,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import time
 
@@ -553,6 +555,7 @@ def main():
     ap.add_argument("--mix", type=float, nargs=5, default=[.45, .08, .14, .13, .2], help="shares of the other tasks: ae cont ft qa find")
     ap.add_argument("--compile", action="store_true", help="layers by torch.compile; half a minute; on 2 cores forward and backward then took 0.89 s instead of 1.24")
     ap.add_argument("--start", help="folder of an earlier run, whose weights this one starts from")
+    ap.add_argument("--measure", action="store_true", help="measure what --start names on the held-out part; nothing is trained")
     ap.add_argument("--data", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--device", default="cpu")
@@ -562,13 +565,18 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     os.makedirs(args.out, exist_ok=True)
-    texts, held = Texts(args.data, args.out, args.vocab), Texts(args.data, args.out, args.vocab, ".heldout")
+    if args.measure:
+        shutil.copy(os.path.join(args.start, "tokenizer.json"), args.out)
+    texts = None if args.measure else Texts(args.data, args.out, args.vocab)
+    held = Texts(args.data, args.out, args.vocab, ".heldout")
     c = {k: getattr(args, k) for k in ("vocab", "dim", "layers", "heads", "kv_heads", "ffn", "slots", "rank", "theta")}
     state, step, spent, seen, dev = os.path.join(args.out, "train.pt"), 0, 0.0, 0, args.device
     saved = torch.load(state, map_location=dev) if args.resume else None
     m = Base(saved["config"] if saved else c).to(dev)
     if args.start:
         load(m, args.start)
+    if args.measure:
+        return print(json.dumps(evaluate(m, held, args.eval_samples)))
     if args.compile:
         torch._dynamo.config.recompile_limit = 64
         Layer.forward = torch.compile(Layer.forward, dynamic=True)
