@@ -114,6 +114,9 @@ static void test_chat(void **state)
     assert_memory_equal(chat.data, ask.data, ask.size);
     MUST(icae_chat_say(c, "And then?", &few, gather, &chat));
     icae_chat_free(c);
+    MUST(icae_chat_new(&c, w.session, NULL, 0)); /* about nothing */
+    MUST(icae_chat_say(c, "Who climbed the stairs?", &few, gather, &chat));
+    icae_chat_free(c);
     ic_buffer_free(&chat);
     ic_buffer_free(&ask);
     icae_slots_free(s);
@@ -650,6 +653,8 @@ static void test_refusals(void **state)
     memcpy(s->base, w.model->identity, 65);
     memset(s->adapter, 'b', 64);
     assert_int_equal(icae_ask(w.session, &part, 1, "Who?", NULL, gather, &out), ICAE_EMISMATCH);
+    icae_chat *c;
+    assert_int_equal(icae_chat_new(&c, w.session, &part, 1), ICAE_EMISMATCH);
     icae_session *bare;
     MUST(icae_session_new(&bare, w.model, NULL, NULL));
     assert_int_equal(icae_restore(bare, s, NULL, gather, &out), ICAE_EINVAL);

@@ -348,12 +348,18 @@ int icae_chat_new(icae_chat **out, icae_session *s, const icae_part *parts, size
     if (!s->model->tokenizer)
         return ic_fail(ICAE_ENOTFOUND, "%s: no tokenizer.json, so text cannot be read",
                        s->model->path);
+    for (size_t i = 0; i < count; i++) { /* before anything is asked */
+        int rc = parts[i].slots ? icae_slots_check(parts[i].slots, s) : ICAE_OK;
+        if (rc < 0)
+            return rc;
+    }
     icae_chat *c = ic_alloc(1, sizeof *c);
     if (!c || !(c->parts = ic_alloc(IC_MAX(count, 1), sizeof *parts))) {
         icae_chat_free(c);
         return ICAE_ENOMEM;
     }
-    memcpy(c->parts, parts, count * sizeof *parts);
+    for (size_t i = 0; i < count; i++)
+        c->parts[i] = parts[i];
     c->count = count;
     c->session = s;
     c->slots = slot_segments(parts, count, NULL) > 0;
