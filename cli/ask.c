@@ -8,17 +8,6 @@
 
 static int run(int argc, char **argv);
 
-typedef struct settings {
-    int expand;
-} settings;
-
-static const cli_option options[] = {
-    {CLI_INT, 0, "expand", "N",
-     "Read up to N segments that the question is about as text (the adapter's; 0: none)",
-     offsetof(settings, expand)},
-    {.type = CLI_END},
-};
-
 const cli_command cli_ask = {
     .name = "ask",
     .arguments = "FILE... \"QUESTION\"",
@@ -29,25 +18,22 @@ const cli_command cli_ask = {
         "otherwise. With --expand 4, the four segments that make the question likeliest are first\n"
         "restored from their slots and then read as text: better answers for a little more work.\n"
         "Adapters may recommend it, as the bundled ones do: then --expand 0 reads slots alone.\n",
-    .options = options,
-    .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
+    .groups = CLI_MODEL_OPTIONS | CLI_READING_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 2,
     .at_most = -1,
     .run = run,
 };
 
-static int ask(const cli_context *c, const char *question, const settings *own,
-               const cli_common *common)
+static int ask(const cli_context *c, const char *question, const cli_common *common)
 {
     cli_engine e = {0};
     icae_result result = {0};
     cli_answer answer;
-    icae_generate_options how = {.sampling = common->sampling, .result = &result};
     int status = cli_engine_open(&e, common, "reading",
                                  c->any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
     if (status != CLI_DONE)
         goto done;
-    how.expand = cli_expand(&e, own->expand);
+    icae_generate_options how = cli_reading(&e, common, &result);
     cli_answer_open(&answer, common);
     int rc = icae_ask(e.session, c->parts, c->count, question, &how, cli_answer_text, &answer);
     status = cli_answer_close(&answer, rc, "answer", &result, common);
@@ -59,14 +45,13 @@ done:
 static int run(int argc, char **argv)
 {
     cli_common common = {.sampling.max_tokens = 512};
-    settings own = {.expand = CLI_ADAPTERS};
     cli_context context;
-    int operands, status = cli_parse(&cli_ask, &own, &common, argc, argv, &operands);
+    int operands, status = cli_parse(&cli_ask, NULL, &common, argc, argv, &operands);
     if (status != CLI_GO)
         return status;
     status = cli_context_open(&context, argv, (size_t)operands - 1);
     if (status == CLI_DONE)
-        status = ask(&context, argv[operands - 1], &own, &common);
+        status = ask(&context, argv[operands - 1], &common);
     cli_context_close(&context);
     return status;
 }

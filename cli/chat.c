@@ -11,17 +11,6 @@
 
 static int run(int argc, char **argv);
 
-typedef struct settings {
-    int expand;
-} settings;
-
-static const cli_option options[] = {
-    {CLI_INT, 0, "expand", "N",
-     "Read up to N segments that a message is about as text (the adapter's; 0: none)",
-     offsetof(settings, expand)},
-    {.type = CLI_END},
-};
-
 const cli_command cli_chat = {
     .name = "chat",
     .arguments = "FILE...",
@@ -29,8 +18,7 @@ const cli_command cli_chat = {
     .details = "Files as for `icae ask`. Every line is a message; what was read and said is kept.\n"
                "/reset forgets the conversation, /help lists the commands, /quit or Ctrl-D ends.\n"
                "With --json, every reply is one JSON object. --expand as of `icae ask`.\n",
-    .options = options,
-    .groups = CLI_MODEL_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
+    .groups = CLI_MODEL_OPTIONS | CLI_READING_OPTIONS | CLI_SAMPLING_OPTIONS | CLI_OUTPUT_OPTIONS,
     .at_least = 1,
     .at_most = -1,
     .run = run,
@@ -51,11 +39,11 @@ static char *read_message(char **line, size_t *capacity, bool prompt)
     return *line;
 }
 
-static int say(icae_chat *chat, const char *message, int expand, const cli_common *common)
+static int say(icae_chat *chat, const char *message, const cli_engine *e, const cli_common *common)
 {
     icae_result result = {0};
     cli_answer answer;
-    icae_generate_options how = {.sampling = common->sampling, .result = &result, .expand = expand};
+    icae_generate_options how = cli_reading(e, common, &result);
     cli_answer_open(&answer, common);
     int rc = icae_chat_say(chat, message, &how, cli_answer_text, &answer);
     if (rc == ICAE_ECANCELLED && cli_interrupted == SIGINT && !answer.out.error) {
@@ -65,7 +53,7 @@ static int say(icae_chat *chat, const char *message, int expand, const cli_commo
     return cli_answer_close(&answer, rc, "reply", &result, common);
 }
 
-static int converse(cli_engine *e, const cli_context *c, int expand, const cli_common *common)
+static int converse(cli_engine *e, const cli_context *c, const cli_common *common)
 {
     icae_chat *chat = NULL;
     char *line = NULL, *message;
@@ -89,7 +77,7 @@ static int converse(cli_engine *e, const cli_context *c, int expand, const cli_c
         } else if (message[0] == '/') {
             fprintf(stderr, "there is no %s; /help lists the commands\n", message);
         } else {
-            status = say(chat, message, expand, common);
+            status = say(chat, message, e, common);
         }
     }
     if (terminal && status == CLI_DONE && !message)
@@ -102,10 +90,9 @@ static int converse(cli_engine *e, const cli_context *c, int expand, const cli_c
 static int run(int argc, char **argv)
 {
     cli_common common = {.sampling.max_tokens = 512};
-    settings own = {.expand = CLI_ADAPTERS};
     cli_context context;
     cli_engine e = {0};
-    int operands, status = cli_parse(&cli_chat, &own, &common, argc, argv, &operands);
+    int operands, status = cli_parse(&cli_chat, NULL, &common, argc, argv, &operands);
     if (status != CLI_GO)
         return status;
     for (int i = 0; i < operands; i++)
@@ -116,7 +103,7 @@ static int run(int argc, char **argv)
         status = cli_engine_open(&e, &common, "reading",
                                  context.any_slots ? CLI_ADAPTER_NEEDED : CLI_ADAPTER_OPTIONAL);
     if (status == CLI_DONE)
-        status = converse(&e, &context, cli_expand(&e, own.expand), &common);
+        status = converse(&e, &context, &common);
     cli_engine_close(&e);
     cli_context_close(&context);
     return status;

@@ -31,7 +31,13 @@ typedef struct cli_option {
 } cli_option;
 
 /* Options that several commands have; a command names its groups. */
-enum { CLI_OUTPUT_OPTIONS = 1, CLI_MODEL_OPTIONS = 2, CLI_SAMPLING_OPTIONS = 4 };
+enum {
+    CLI_OUTPUT_OPTIONS = 1,
+    CLI_MODEL_OPTIONS = 2,
+    CLI_SAMPLING_OPTIONS = 4,
+    CLI_READING_OPTIONS = 8
+};
+enum { CLI_ADAPTERS = -1 }; /* --refine, --expand: not given, so as the adapter recommends */
 
 typedef struct cli_common {
     bool json, quiet;
@@ -41,6 +47,7 @@ typedef struct cli_common {
     float rate, alpha;
     uint64_t memory;
     icae_sampling sampling;
+    int expand; /* or CLI_ADAPTERS, which cli_parse begins with */
 } cli_common;
 
 typedef struct cli_command {
@@ -153,9 +160,9 @@ void cli_engine_close(cli_engine *e);
 int cli_model_open(icae_model **model, const cli_common *common);
 int cli_read_compute(icae_compute *out, const char *name); /* --compute; CLI_DONE or CLI_USAGE */
 
-/* --refine and --expand if they were not given: as the adapter recommends. */
-enum { CLI_ADAPTERS = -1 };
-int cli_expand(const cli_engine *e, int asked);
+/* How slots and texts are read: sampling, and what is expanded. */
+icae_generate_options cli_reading(const cli_engine *e, const cli_common *common,
+                                  icae_result *result);
 
 /* A context made of files: slots and raw texts in their order. */
 typedef struct cli_context {

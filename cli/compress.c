@@ -75,13 +75,13 @@ static void report(const char *in, const char *out, const cli_engine *e, const i
     fprintf(to, "  time      %.2f s, %s tokens/s%s\n", seconds,
             cli_bytes(a, (uint64_t)((double)i.tokens / seconds)),
             i.fidelity.measured ? ", checking included" : "");
-    if (i.refined)
+    if (i.refined) {
         fprintf(to, "  refined   in up to %d steps", i.refined);
-    if (i.before_refining.measured)
-        fprintf(to, "; before %.1f%% of the tokens right, loss %.3f nats",
-                100 * i.before_refining.accuracy, i.before_refining.loss);
-    if (i.refined)
+        if (i.before_refining.measured)
+            fprintf(to, "; before %.1f%% of the tokens right, loss %.3f nats",
+                    100 * i.before_refining.accuracy, i.before_refining.loss);
         fputc('\n', to);
+    }
     if (i.int8_error > 0)
         report_int8(to, &i);
     if (i.fidelity.measured) {

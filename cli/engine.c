@@ -72,11 +72,14 @@ void cli_engine_close(cli_engine *e)
     *e = (cli_engine){0};
 }
 
-int cli_expand(const cli_engine *e, int asked)
+icae_generate_options cli_reading(const cli_engine *e, const cli_common *common,
+                                  icae_result *result)
 {
-    return asked != CLI_ADAPTERS ? asked
-           : e->adapter          ? icae_adapter_describe(e->adapter).expand
-                                 : 0;
+    icae_generate_options o = {
+        .sampling = common->sampling, .result = result, .expand = common->expand};
+    if (o.expand == CLI_ADAPTERS)
+        o.expand = e->adapter ? icae_adapter_describe(e->adapter).expand : 0;
+    return o;
 }
 
 /* ---- contexts -------------------------------------------------------------------------------- */

@@ -41,6 +41,14 @@ static const cli_option model_options[] = {
     {.type = CLI_END},
 };
 
+static const cli_option reading_options[] = {
+    {CLI_INT, 0, "expand", "N",
+     "Read up to N segments as text: what a question is about, or the last (the adapter's; 0: "
+     "none)",
+     AT(expand)},
+    {.type = CLI_END},
+};
+
 static const cli_option sampling_options[] = {
     {CLI_COUNT, 'n', "max-tokens", "N",
      "Stop after N tokens (0: at the end of text or the model's limit)", AT(sampling.max_tokens)},
@@ -62,6 +70,7 @@ static const struct {
     const char *title;
     const cli_option *options;
 } groups[] = {
+    {CLI_READING_OPTIONS, "Reading", reading_options},
     {CLI_SAMPLING_OPTIONS, "Generation", sampling_options},
     {CLI_MODEL_OPTIONS, "Model", model_options},
     {CLI_OUTPUT_OPTIONS, "Output", output_options},
@@ -274,6 +283,7 @@ int cli_parse(const cli_command *command, void *own, cli_common *common, int arg
     reading r = {command, own, common};
     int count = 0;
     bool only_operands = false;
+    common->expand = CLI_ADAPTERS;
     for (int i = 0; i < argc; i++) {
         if (!only_operands && strcmp(argv[i], "--") == 0) {
             only_operands = true;
