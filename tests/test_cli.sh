@@ -157,8 +157,8 @@ t "ask --json" 0 ask c.icae "Who is it about?" -n 8 --json
 ok "expanding reads more rows" python3 -c 'import json; a, b = json.load(open("expanded.json")), json.load(open("out")); assert a["prompt_rows"] > b["prompt_rows"] and a["prompt_slots"] < b["prompt_slots"]'
 t "continue --expand" 0 continue c.icae -n 8 --expand 1
 # what an adapter recommends is done unless told otherwise
-python3 "$here/advise.py" "$ICAE_DATA/model/icae.safetensors" advised.safetensors refine=6 expand=2
-python3 "$here/advise.py" "$ICAE_DATA/model/icae.safetensors" bad.safetensors refine=20000
+python3 "$here/advise.py" advised.safetensors refine=6 expand=2
+python3 "$here/advise.py" bad.safetensors refine=20000
 t "info of an adapter that recommends" 0 info advised.safetensors
 prints "what it recommends" "advised   --refine 6, --expand 2"
 t "it refines" 0 compress hard.txt -o advised.icae --adapter advised.safetensors --check

@@ -310,7 +310,7 @@ def test_expand(s: Server) -> None:
 def test_advised(s: Server) -> None:
     """What the adapter recommends is done unless a request says otherwise."""
     path = s.folder / "advised.safetensors"
-    advise(f"{os.environ['ICAE_DATA']}/model/icae.safetensors", str(path), refine="6", expand="1")
+    advise(str(path), refine="6", expand="1")
     a = Server(ICAE, "--adapter", str(path))
     assert [m["icae"][k] for m in a.get("/v1/models").good()["data"] for k in ("refine", "expand")] == [6, 1]
     assert [m["icae"][k] for m in s.get("/v1/models").good()["data"] for k in ("refine", "expand")] == [0, 0]
@@ -547,11 +547,15 @@ def test_other_model(s: Server) -> None:
 # ---- clients -------------------------------------------------------------------------------------------
 
 
+def restoring(c: dict) -> bytes:
+    return f"GET /v1/contexts/{c['id']}/text HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+
 def begin_long(s: Server) -> socket.socket:
     """A stream that goes on for a second or more, begun and not read further: 3,500 tokens of restored text."""
     c = s.context(TEXT * 14, "?check=false")
     one = socket.create_connection(s.address, timeout=60)
-    one.sendall(f"GET /v1/contexts/{c['id']}/text HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
+    one.sendall(restoring(c))
     assert one.recv(15) == b"HTTP/1.1 200 OK"
     return one
 
@@ -595,24 +599,38 @@ def test_keep_alive(s: Server) -> None:
 # ---- servers with settings of their own ----------------------------------------------------------------
 
 
+def idle(s: Server) -> None:
+    wait_for(lambda: (lambda load: load["running"] == load["waiting"] == 0)(s.get("/healthz").good()))
+
+
 def test_queue(_: Server) -> None:
     """What does not fit in the queue is told to come again; those who wait take turns, and who goes leaves."""
     s = Server(ICAE, "--sequences", "2", "--queue", "2")
     c = s.context(TEXT * 14, "?check=false")
-    request = f"GET /v1/contexts/{c['id']}/text HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
     all_at_once = [socket.create_connection(s.address, timeout=120) for _ in range(12)]
     for one in all_at_once:  # each works for a second or more: two are at work, two wait
-        one.sendall(request)
+        one.sendall(restoring(c))
     begun = threads([lambda one=one: read_until(one, b"event: text", b"}}") for one in all_at_once])
     refused = [answer for answer in begun if answer.startswith(b"HTTP/1.1 429")]
-    assert refused and all(b'"queue_full"' in r and b"\r\nRetry-After: " in r for r in refused), begun
+    assert refused and all(b'"queue_full"' in r and int(r.split(b"\r\nRetry-After: ")[1].split()[0]) >= 1 for r in refused), begun
     taken = [answer for answer in begun if answer.startswith(b"HTTP/1.1 200 OK") and b"event: text" in answer]
     assert len(taken) >= 4 and len(taken) + len(refused) == 12, begun  # who waited has come in
     assert s.get("/v1/models").status == 200, "what needs no place is answered all the same"
     for one in all_at_once:
         one.close()
-    wait_for(lambda: (lambda load: load["running"] == load["waiting"] == 0)(s.get("/healthz").good()))
+    idle(s)
     s.chat("Hello").good()
+    s.end()
+    s = Server(ICAE, "--sequences", "1", "--queue", "29")
+    c = s.context(TEXT * 14, "?check=false")
+    many = [socket.create_connection(s.address, timeout=120) for _ in range(30)]
+    for one in many:  # half a minute of work, so most of them wait
+        one.sendall(restoring(c))
+    wait_for(lambda: s.get("/healthz").good()["waiting"] >= 20)
+    for one in many:
+        one.close()
+    idle(s)
+    wait_for(lambda: sum(1 for line in s.log() if line.get("gone") and not line.get("tokens")) >= 20)  # they left the queue
     s.end()
 
 
